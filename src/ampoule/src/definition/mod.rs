@@ -1,0 +1,1 @@
+//! VM definitions from files: reading, positions of mistakes, suggestions.

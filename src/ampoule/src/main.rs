@@ -1,0 +1,5 @@
+//! The `ampoule` program.
+mod definition;
+mod doctor;
+
+fn main() {}

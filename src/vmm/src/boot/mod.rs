@@ -1,0 +1,1 @@
+//! From a kernel file to a guest that can start: kernel images, command line, initrd, ACPI tables.
