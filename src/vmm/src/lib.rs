@@ -1,5 +1,14 @@
 //! One virtual machine on KVM.
 //!
 //! The modules are floors: each is built only from those below it.
+pub mod arch;
 pub mod boot;
+pub mod bus;
 pub mod config;
+pub mod irq;
+pub mod kvm;
+pub mod legacy;
+pub mod memory;
+pub mod sandbox;
+pub mod timeline;
+pub mod vcpu;

@@ -1,1 +1,4 @@
 //! From a kernel file to a guest that can start: kernel images, command line, initrd, ACPI tables.
+pub mod acpi;
+pub mod initrd;
+pub mod kernel;

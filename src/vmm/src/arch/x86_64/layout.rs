@@ -1,0 +1,107 @@
+//! The guest's physical address map and its I/O ports.
+//!
+//! ```text
+//! 0x0000_0000  real-mode vectors, BIOS data area (the warm-boot word below)
+//! 0x0000_0500  boot GDT            0x0000_7000  zero page
+//! 0x0000_6000  PVH start info      0x0000_8ff0  boot stack, growing down
+//! 0x0000_9000  boot page tables    0x0002_0000  command line
+//! 0x0009_fc00  reserved: ACPI tables at 0xe_0000
+//! 0x0010_0000  kernel, then RAM up to the hole; the initrd ends below it
+//! 0xc000_0000  hole: virtio-mmio, IOAPIC, local APICs, the TSS that VMX wants
+//! 0x1_0000_0000 RAM beyond 3 GiB
+//! ```
+use vm_memory::GuestAddress;
+
+/// Bytes in a mebibyte.
+pub const MIB: u64 = 1 << 20;
+/// Bytes in a gibibyte.
+pub const GIB: u64 = 1 << 30;
+
+/// The BIOS data area's word at 40:72, where Linux says how it wants to reset: 0x1234 means warm.
+pub const WARM_BOOT_WORD: GuestAddress = GuestAddress(0x472);
+/// The global descriptor table that the first vCPU starts with.
+pub const BOOT_GDT: GuestAddress = GuestAddress(0x500);
+/// PVH `hvm_start_info`; its module and memory map tables follow in the same page.
+pub const PVH_START_INFO: GuestAddress = GuestAddress(0x6000);
+/// The Linux boot protocol's `boot_params`.
+pub const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
+/// Initial stack pointer; Linux replaces it at once.
+pub const BOOT_STACK: GuestAddress = GuestAddress(0x8ff0);
+/// Page map level 4, directory pointers, directory: three pages that map the first GiB onto itself.
+pub const BOOT_PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
+/// The kernel command line, NUL terminated.
+pub const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
+/// `COMMAND_LINE_SIZE` of Linux on x86, the NUL included.
+pub const COMMAND_LINE_MAX: usize = 2048;
+/// End of conventional memory: from here to 1 MiB the memory map says reserved.
+pub const LOW_RAM_END: u64 = 0x9_fc00;
+/// The RSDP, then all other ACPI tables. Within the range that firmware-less kernels scan.
+pub const ACPI_TABLES: GuestAddress = GuestAddress(0xe_0000);
+/// First byte after the ACPI tables' room.
+pub const ACPI_TABLES_END: u64 = HIGH_RAM_START;
+/// Where RAM for kernels begins.
+pub const HIGH_RAM_START: u64 = MIB;
+/// Start of the 32-bit hole.
+pub const HOLE_START: u64 = 3 * GIB;
+/// End of the 32-bit hole.
+pub const HOLE_END: u64 = 4 * GIB;
+/// The I/O APIC's registers.
+pub const IOAPIC: GuestAddress = GuestAddress(0xfec0_0000);
+/// Bytes of the I/O APIC's register window.
+pub const IOAPIC_SIZE: u64 = 0x1000;
+/// The local APICs' registers.
+pub const LOCAL_APIC: GuestAddress = GuestAddress(0xfee0_0000);
+/// Three pages that VMX without unrestricted guests needs; unused on other hosts.
+pub const VMX_TSS: u64 = 0xfffb_d000;
+/// One page for VMX's identity map in real mode, just below the TSS.
+pub const VMX_IDENTITY_MAP: u64 = VMX_TSS - 0x1000;
+
+/// ACPI sleep control, sleep status and reset registers: three bytes from here.
+pub const POWER_PORT: u16 = 0x600;
+/// Bytes of the power registers.
+pub const POWER_PORTS: u16 = 3;
+/// First serial port.
+pub const COM1_PORT: u16 = 0x3f8;
+/// Bytes of a serial port's registers.
+pub const COM1_PORTS: u16 = 8;
+/// The keyboard controller's data port; its status and command port is four above.
+pub const I8042_PORT: u16 = 0x60;
+/// From the data port to the command port, both included.
+pub const I8042_PORTS: u16 = 5;
+/// POST code port: init writes 0x41 here to say that user space runs.
+pub const MARKER_PORT: u16 = 0x80;
+
+/// Global system interrupts, one per source: an I/O APIC with no spare pins costs the guest the fewest exits.
+pub mod gsi {
+    /// First serial port.
+    pub const COM1: u8 = 4;
+    /// The ACPI generic event device: power button.
+    pub const EVENTS: u8 = 5;
+    /// Pins of the I/O APIC.
+    pub const COUNT: u8 = 6;
+}
+
+/// The ranges of guest-physical RAM, as (start, bytes), for `size` bytes in all: split around the hole.
+pub fn ram_ranges(size: u64) -> Vec<(GuestAddress, u64)> {
+    let low = size.min(HOLE_START);
+    let mut ranges = vec![(GuestAddress(0), low)];
+    if size > low {
+        ranges.push((GuestAddress(HOLE_END), size - low));
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_is_one_range_below_the_hole_and_two_beyond() {
+        assert_eq!(ram_ranges(512 * MIB), [(GuestAddress(0), 512 * MIB)]);
+        assert_eq!(ram_ranges(3 * GIB), [(GuestAddress(0), 3 * GIB)]);
+        assert_eq!(
+            ram_ranges(6 * GIB),
+            [(GuestAddress(0), 3 * GIB), (GuestAddress(4 * GIB), 3 * GIB)]
+        );
+    }
+}

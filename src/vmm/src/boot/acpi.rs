@@ -1,0 +1,225 @@
+//! ACPI tables of a hardware-reduced machine (ACPI 6.5 §4.1): no SCI, no PM timer, no FACS, no 8259.
+//!
+//! RSDP → XSDT → FADT (reset and sleep registers; → DSDT), MADT. The DSDT describes the serial port and a power
+//! button, whose presses arrive as an interrupt of the generic event device (§5.6.9).
+use acpi_tables::{
+    Aml, aml,
+    fadt::{FADTBuilder, Flags},
+    gas::{AccessSize, AddressSpace, GAS},
+    madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic},
+    rsdp::Rsdp,
+    sdt::Sdt,
+    xsdt::XSDT,
+};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+
+use crate::arch::x86_64::layout::{
+    ACPI_TABLES, ACPI_TABLES_END, COM1_PORT, COM1_PORTS, IOAPIC, LOCAL_APIC, POWER_PORT, gsi,
+};
+use crate::legacy::power;
+
+const OEM: [u8; 6] = *b"AMPOUL";
+const TABLE: [u8; 8] = *b"AMPOULE ";
+const REVISION: u32 = 1;
+
+/// Why the tables could not be placed.
+#[derive(Debug, Error)]
+pub enum AcpiError {
+    /// The tables outgrew their room.
+    #[error("the ACPI tables need {0} bytes, more than their room")]
+    TooLarge(u64),
+    /// The guest has no RAM there.
+    #[error("the ACPI tables cannot be written to guest memory: {0}")]
+    Memory(#[from] GuestMemoryError),
+}
+
+/// Appends tables one after another, 16-byte aligned, from [`ACPI_TABLES`] on.
+struct Writer<'a> {
+    memory: &'a GuestMemoryMmap,
+    next: u64,
+}
+
+impl Writer<'_> {
+    fn append(&mut self, table: &dyn Aml) -> Result<u64, AcpiError> {
+        let mut bytes = Vec::new();
+        table.to_aml_bytes(&mut bytes);
+        let at = self.next;
+        let end = at + u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if end > ACPI_TABLES_END {
+            return Err(AcpiError::TooLarge(end - ACPI_TABLES.0));
+        }
+        self.memory.write_slice(&bytes, GuestAddress(at))?;
+        self.next = end.next_multiple_of(16);
+        Ok(at)
+    }
+}
+
+/// Writes all tables for a machine whose vCPUs have the given APIC ids; the RSDP lies at [`ACPI_TABLES`].
+///
+/// # Errors
+/// When the tables do not fit, or the guest has no RAM there.
+pub fn write_tables(memory: &GuestMemoryMmap, apic_ids: &[u8]) -> Result<(), AcpiError> {
+    let mut writer = Writer {
+        memory,
+        next: ACPI_TABLES.0 + 64,
+    };
+    let dsdt = writer.append(&dsdt())?;
+    let fadt = writer.append(&fadt(dsdt))?;
+    let madt = writer.append(&madt(apic_ids))?;
+    let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = writer.append(&xsdt)?;
+    writer.next = ACPI_TABLES.0;
+    writer.append(&Rsdp::new(OEM, xsdt))?;
+    Ok(())
+}
+
+fn power_register(offset: u16) -> GAS {
+    let port = u64::from(POWER_PORT + offset);
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port)
+}
+
+fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
+    /// IA-PC boot architecture flags (§5.2.9.3): no VGA, no PCIe ASPM, no CMOS clock; the 8042 bit stays clear, so
+    /// that no kernel waits for a keyboard controller.
+    const NO_VGA: u16 = 1 << 2;
+    const NO_ASPM: u16 = 1 << 4;
+    const NO_CMOS_CLOCK: u16 = 1 << 5;
+    let mut fadt = FADTBuilder::new(OEM, TABLE, REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup);
+    fadt.iapc_boot_arch = (NO_VGA | NO_ASPM | NO_CMOS_CLOCK).into();
+    fadt.sleep_control_reg = power_register(power::SLEEP_CONTROL);
+    fadt.sleep_status_reg = power_register(power::SLEEP_STATUS);
+    fadt.reset_reg = power_register(power::RESET);
+    fadt.reset_value = power::RESET_VALUE;
+    fadt.finalize()
+}
+
+fn madt(apic_ids: &[u8]) -> MADT {
+    let address = |at: GuestAddress| u32::try_from(at.0).expect("APICs lie below 4 GiB");
+    let local = LocalInterruptController::Address(address(LOCAL_APIC));
+    let mut madt = MADT::new(OEM, TABLE, REVISION, local);
+    for &id in apic_ids {
+        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, address(IOAPIC), 0));
+    madt
+}
+
+fn dsdt() -> Dsdt {
+    let mut body = Vec::new();
+    let name = |n: &str| aml::Path::new(n);
+    let crs = |children| aml::Name::new(name("_CRS"), &aml::ResourceTemplate::new(children));
+    let edge = |gsi: u8| aml::Interrupt::new(true, true, false, false, u32::from(gsi));
+    let length = u8::try_from(COM1_PORTS).expect("eight ports");
+    let (ports, line) = (
+        aml::IO::new(COM1_PORT, COM1_PORT, 1, length),
+        edge(gsi::COM1),
+    );
+    aml::Device::new(
+        name("_SB_.COM1"),
+        vec![
+            &aml::Name::new(name("_HID"), &aml::EISAName::new("PNP0501")),
+            &aml::Name::new(name("_UID"), &aml::ZERO),
+            &crs(vec![&ports, &line]),
+        ],
+    )
+    .to_aml_bytes(&mut body);
+    aml::Device::new(
+        name("_SB_.PWRB"),
+        vec![
+            &aml::Name::new(name("_HID"), &aml::EISAName::new("PNP0C0C")),
+            &aml::Name::new(name("_UID"), &aml::ZERO),
+        ],
+    )
+    .to_aml_bytes(&mut body);
+    const BUTTON_PRESSED: u8 = 0x80;
+    let events = edge(gsi::EVENTS);
+    aml::Device::new(
+        name("_SB_.GED_"),
+        vec![
+            &aml::Name::new(name("_HID"), &"ACPI0013"),
+            &aml::Name::new(name("_UID"), &aml::ZERO),
+            &crs(vec![&events]),
+            &aml::Method::new(
+                name("_EVT"),
+                1,
+                true,
+                vec![&aml::Notify::new(&name("\\_SB_.PWRB"), &BUTTON_PRESSED)],
+            ),
+        ],
+    )
+    .to_aml_bytes(&mut body);
+    let sleep_type = aml::Package::new(vec![&power::S5_TYPE]);
+    aml::Name::new(name("_S5_"), &sleep_type).to_aml_bytes(&mut body);
+    Dsdt(body)
+}
+
+/// The DSDT's definition block.
+struct Dsdt(Vec<u8>);
+
+impl Aml for Dsdt {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        const HEADER: u32 = 36;
+        let mut table = Sdt::new(*b"DSDT", HEADER, 6, OEM, TABLE, REVISION);
+        table.append_slice(&self.0);
+        sink.vec(table.as_slice());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn u32_at(bytes: &[u8], at: usize) -> usize {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+    }
+
+    fn tables(cpus: u8) -> Vec<u8> {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        write_tables(&memory, &(0..cpus).collect::<Vec<_>>()).unwrap();
+        let mut bytes = vec![0; 0x2_0000];
+        memory.read_slice(&mut bytes, ACPI_TABLES).unwrap();
+        bytes
+    }
+
+    /// The tables that the XSDT and the FADT point to, by signature.
+    fn find<'a>(bytes: &'a [u8], signature: &[u8]) -> &'a [u8] {
+        let at = bytes.windows(4).position(|w| w == signature).unwrap();
+        &bytes[at..at + u32_at(bytes, at + 4)]
+    }
+
+    #[test]
+    fn every_table_sums_to_zero() {
+        let bytes = tables(2);
+        let sum = |table: &[u8]| table.iter().fold(0u8, |sum, b| sum.wrapping_add(*b));
+        for signature in [b"DSDT", b"FACP", b"APIC", b"XSDT"] {
+            assert_eq!(sum(find(&bytes, signature)), 0, "{signature:?}");
+        }
+        assert_eq!(sum(&bytes[..20]), 0);
+        assert_eq!(sum(&bytes[..36]), 0);
+    }
+
+    #[test]
+    fn the_largest_machine_has_all_its_processors() {
+        let bytes = tables(254);
+        let madt = find(&bytes, b"APIC");
+        let processors = madt[44..]
+            .chunks_exact(8)
+            .filter(|entry| entry[..2] == [0, 8])
+            .count();
+        assert_eq!(processors, 254);
+    }
+
+    #[test]
+    fn the_machine_is_hardware_reduced_without_a_keyboard_controller() {
+        let bytes = tables(1);
+        let fadt = find(&bytes, b"FACP");
+        assert_ne!(u32_at(fadt, 112) & (1 << 20), 0);
+        assert_eq!(fadt[109] & 2, 0);
+    }
+}

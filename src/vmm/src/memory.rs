@@ -1,0 +1,246 @@
+//! Guest RAM: host memory mapped for it, the way the definition asks for.
+use std::{fs::File, io, sync::Arc};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use thiserror::Error;
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion, mmap::MmapRegionBuilder,
+};
+
+/// What backs guest RAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backing {
+    /// In a memfd, which other processes can be handed, instead of private anonymous memory.
+    pub shared: bool,
+    /// Which pages.
+    pub pages: Pages,
+}
+
+/// Which pages back guest RAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// As the host does by default.
+    #[default]
+    Default,
+    /// Transparent huge pages, asked for with `madvise`.
+    Transparent,
+    /// 2 MiB pages out of the host's reserved pool.
+    Huge2M,
+}
+
+/// Why guest RAM cannot be had.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The host has not that many bytes of address space or memory.
+    #[error("{size} bytes of guest memory cannot be mapped: {source}")]
+    Map {
+        /// Bytes asked for.
+        size: u64,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// The reserved pool has too few pages.
+    #[error("the host has not enough free 2 MiB pages for {size} bytes of guest memory: {source}")]
+    HugePages {
+        /// Bytes asked for.
+        size: u64,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// More than this program can address.
+    #[error("{0} bytes of guest memory are more than can be addressed")]
+    TooLarge(u64),
+}
+
+impl MemoryError {
+    /// What to try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::HugePages { .. } => {
+                "echo PAGES | sudo tee /proc/sys/vm/nr_hugepages, or huge_pages None"
+            }
+            Self::Map { .. } | Self::TooLarge(_) => "ask for less with --memory",
+        }
+    }
+}
+
+/// Maps the `ranges` of (start, bytes) with `backing`. Pages are taken from the host as the guest touches them.
+///
+/// # Errors
+/// When the host refuses.
+pub fn map(
+    ranges: &[(GuestAddress, u64)],
+    backing: Backing,
+) -> Result<GuestMemoryMmap, MemoryError> {
+    let total = ranges.iter().map(|&(_, size)| size).sum();
+    let file = backing
+        .shared
+        .then(|| memfd(total, backing.pages))
+        .transpose()?
+        .map(Arc::new);
+    let mut offset = 0;
+    let mut regions = Vec::with_capacity(ranges.len());
+    for &(start, size) in ranges {
+        let file = file
+            .as_ref()
+            .map(|file| FileOffset::from_arc(file.clone(), offset));
+        let region = map_region(size, backing.pages, file)?;
+        offset += size;
+        regions.push(GuestRegionMmap::new(region, start).ok_or(MemoryError::TooLarge(total))?);
+    }
+    GuestMemoryMmap::from_regions(regions).map_err(|_| MemoryError::TooLarge(total))
+}
+
+fn failed(size: u64, pages: Pages, source: io::Error) -> MemoryError {
+    match pages {
+        Pages::Huge2M => MemoryError::HugePages { size, source },
+        Pages::Default | Pages::Transparent => MemoryError::Map { size, source },
+    }
+}
+
+/// A sealed memfd: nobody who is handed it can shrink it under the guest.
+fn memfd(size: u64, pages: Pages) -> Result<File, MemoryError> {
+    let huge = match pages {
+        Pages::Huge2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        Pages::Default | Pages::Transparent => MemfdFlags::empty(),
+    };
+    let create = || {
+        let fd = memfd_create(
+            c"ampoule-guest-ram",
+            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | huge,
+        )?;
+        ftruncate(&fd, size)?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok::<_, rustix::io::Errno>(fd)
+    };
+    create()
+        .map(File::from)
+        .map_err(|error| failed(size, pages, error.into()))
+}
+
+fn map_region(
+    size: u64,
+    pages: Pages,
+    file: Option<FileOffset>,
+) -> Result<MmapRegion, MemoryError> {
+    let bytes = usize::try_from(size).map_err(|_| MemoryError::TooLarge(size))?;
+    let mut flags = match file {
+        Some(_) => libc::MAP_SHARED,
+        None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    };
+    flags |= match pages {
+        // Reserved at once, so that a pool that is too small is an error here and not a SIGBUS later.
+        Pages::Huge2M if file.is_none() => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+        Pages::Huge2M => 0,
+        Pages::Default | Pages::Transparent => libc::MAP_NORESERVE,
+    };
+    let mut builder = MmapRegionBuilder::new(bytes)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(flags)
+        .with_hugetlbfs(pages == Pages::Huge2M);
+    if let Some(file) = file {
+        builder = builder.with_file_offset(file);
+    }
+    let region = builder
+        .build()
+        .map_err(|error| failed(size, pages, source_of(error)))?;
+    if pages == Pages::Transparent {
+        advise_huge(&region).map_err(|error| failed(size, pages, error))?;
+    }
+    Ok(region)
+}
+
+fn source_of(error: vm_memory::mmap::MmapRegionError) -> io::Error {
+    match error {
+        vm_memory::mmap::MmapRegionError::Mmap(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+fn advise_huge(region: &MmapRegion) -> io::Result<()> {
+    // SAFETY: the range is the region's own mapping, and the advice changes no contents.
+    unsafe {
+        rustix::mm::madvise(
+            region.as_ptr().cast(),
+            region.size(),
+            rustix::mm::Advice::LinuxHugepage,
+        )?;
+    }
+    Ok(())
+}
+
+/// Gives every page of `memory` back to the host: all of it reads as zeros afterwards.
+///
+/// # Errors
+/// When the host refuses.
+pub fn clear(memory: &GuestMemoryMmap) -> io::Result<()> {
+    for region in memory.iter() {
+        let advice = match region.file_offset() {
+            Some(_) => rustix::mm::Advice::LinuxRemove,
+            None => rustix::mm::Advice::LinuxDontNeed,
+        };
+        // SAFETY: the range is the region's own mapping. Guest RAM is only ever accessed by volatile copies and by a
+        // guest, which do not mind that it changes.
+        unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), advice)? };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    const RANGES: [(GuestAddress, u64); 2] =
+        [(GuestAddress(0), 4 << 20), (GuestAddress(1 << 32), 2 << 20)];
+
+    fn written_and_cleared(backing: Backing) {
+        let memory = map(&RANGES, backing).unwrap();
+        for at in [GuestAddress(0x1234), GuestAddress((1 << 32) + 0x1234)] {
+            memory.write_obj(0xdead_beef_u32, at).unwrap();
+        }
+        assert_eq!(
+            memory.read_obj::<u32>(GuestAddress(0x1234)).unwrap(),
+            0xdead_beef
+        );
+        clear(&memory).unwrap();
+        for at in [GuestAddress(0x1234), GuestAddress((1 << 32) + 0x1234)] {
+            assert_eq!(memory.read_obj::<u32>(at).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn anonymous_memory_is_there_on_both_sides_of_the_hole() {
+        written_and_cleared(Backing::default());
+    }
+
+    #[test]
+    fn memfd_memory_is_one_file_for_both_ranges() {
+        let backing = Backing {
+            shared: true,
+            pages: Pages::Default,
+        };
+        written_and_cleared(backing);
+        let memory = map(&RANGES, backing).unwrap();
+        let offsets: Vec<_> = memory
+            .iter()
+            .map(|region| region.file_offset().unwrap().start())
+            .collect();
+        assert_eq!(offsets, [0, 4 << 20]);
+    }
+
+    #[test]
+    fn transparent_huge_pages_are_only_advice() {
+        written_and_cleared(Backing {
+            shared: false,
+            pages: Pages::Transparent,
+        });
+    }
+
+    #[test]
+    fn more_memory_than_the_address_space_is_an_error() {
+        let error = map(&[(GuestAddress(0), 1 << 50)], Backing::default()).unwrap_err();
+        assert!(error.to_string().contains("cannot be mapped"), "{error}");
+    }
+}

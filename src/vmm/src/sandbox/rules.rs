@@ -1,0 +1,328 @@
+//! Every system call that a thread may make once a guest runs, and why. All others are fatal.
+use super::Role;
+
+/// A condition on one argument of a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// Argument `.0`, as 32 bits, is `.1`.
+    Is(u8, u64),
+    /// Argument `.0`, as 64 bits and masked with `.1`, is `.2`.
+    Masked(u8, u64, u64),
+    /// Argument `.0` is this process's id.
+    OwnProcess(u8),
+}
+
+use Argument::{Is, Masked, OwnProcess};
+
+/// One allowed use of a system call. A call may have several rules; any of them allows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The call's number.
+    pub number: i64,
+    /// The call's name.
+    pub name: &'static str,
+    /// Conditions, all of which must hold.
+    pub arguments: &'static [Argument],
+    /// What it is for.
+    pub why: &'static str,
+}
+
+const fn rule(
+    number: i64,
+    name: &'static str,
+    arguments: &'static [Argument],
+    why: &'static str,
+) -> Rule {
+    Rule {
+        number,
+        name,
+        arguments,
+        why,
+    }
+}
+
+/// ioctl requests, as `<linux/kvm.h>` and `<asm/ioctls.h>` define them.
+mod request {
+    pub(super) const KVM_RUN: u64 = 0xae80;
+    pub(super) const KVM_GET_REGS: u64 = 0x8090_ae81;
+    pub(super) const KVM_GET_SREGS: u64 = 0x8138_ae83;
+    pub(super) const KVM_TRANSLATE: u64 = 0xc018_ae85;
+    pub(super) const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
+    pub(super) const TCSETS: u64 = 0x5402;
+    // Power-on.
+    pub(super) const KVM_CREATE_VM: u64 = 0xae01;
+    pub(super) const KVM_CHECK_EXTENSION: u64 = 0xae03;
+    pub(super) const KVM_GET_VCPU_MMAP_SIZE: u64 = 0xae04;
+    pub(super) const KVM_GET_SUPPORTED_CPUID: u64 = 0xc008_ae05;
+    pub(super) const KVM_CREATE_VCPU: u64 = 0xae41;
+    pub(super) const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
+    pub(super) const KVM_SET_TSS_ADDR: u64 = 0xae47;
+    pub(super) const KVM_SET_IDENTITY_MAP_ADDR: u64 = 0x4008_ae48;
+    pub(super) const KVM_ENABLE_CAP: u64 = 0x4068_aea3;
+    pub(super) const KVM_SET_REGS: u64 = 0x4090_ae82;
+    pub(super) const KVM_SET_SREGS: u64 = 0x4138_ae84;
+    pub(super) const KVM_SET_MSRS: u64 = 0x4008_ae89;
+    pub(super) const KVM_SET_CPUID2: u64 = 0x4008_ae90;
+}
+
+const PROT_EXEC: u64 = 4;
+const MAP_ANONYMOUS_PRIVATE: u64 = 0x22;
+const MAP_SHARED: u64 = 1;
+const STDERR: u64 = 2;
+const EVENTFD_BYTES: u64 = 8;
+
+/// The real-time signal that calls a vCPU out of the guest: the first that the C library leaves to programs.
+#[cfg(target_env = "musl")]
+pub const KICK_SIGNAL: u64 = 35;
+/// The real-time signal that calls a vCPU out of the guest: the first that the C library leaves to programs.
+#[cfg(not(target_env = "musl"))]
+pub const KICK_SIGNAL: u64 = 34;
+
+/// What every thread needs to live, and to say its last words: a panic and a fatal signal restore the terminal, print
+/// one line and end the process.
+const COMMON: &[Rule] = &[
+    rule(
+        libc::SYS_futex,
+        "futex",
+        &[],
+        "locks and condition variables",
+    ),
+    rule(
+        libc::SYS_mmap,
+        "mmap",
+        &[
+            Masked(2, PROT_EXEC, 0),
+            Masked(3, MAP_ANONYMOUS_PRIVATE, MAP_ANONYMOUS_PRIVATE),
+        ],
+        "the allocator",
+    ),
+    rule(libc::SYS_munmap, "munmap", &[], "the allocator"),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::TCSETS)],
+        "the terminal is restored",
+    ),
+    rule(libc::SYS_exit_group, "exit_group", &[], "the end"),
+    #[cfg(not(target_env = "musl"))]
+    rule(
+        libc::SYS_mprotect,
+        "mprotect",
+        &[Masked(2, PROT_EXEC, 0)],
+        "glibc grows an arena",
+    ),
+    #[cfg(not(target_env = "musl"))]
+    rule(
+        libc::SYS_madvise,
+        "madvise",
+        &[Is(2, 4)],
+        "glibc shrinks an arena",
+    ),
+];
+
+const VCPU: &[Rule] = &[
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_RUN)],
+        "the guest runs",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SIGNAL_MSI)],
+        "a device interrupts",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_GET_REGS)],
+        "a crash is reported",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_GET_SREGS)],
+        "a crash is reported",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_TRANSLATE)],
+        "a crash is reported",
+    ),
+    rule(
+        libc::SYS_write,
+        "write",
+        &[Is(2, EVENTFD_BYTES)],
+        "the machine's thread is woken by eventfd",
+    ),
+    rule(
+        libc::SYS_write,
+        "write",
+        &[Is(0, STDERR)],
+        "a panic is reported",
+    ),
+    rule(
+        libc::SYS_rt_sigreturn,
+        "rt_sigreturn",
+        &[],
+        "the handler of the kick returns",
+    ),
+];
+
+const MACHINE: &[Rule] = &[
+    #[cfg(target_env = "musl")]
+    rule(libc::SYS_epoll_pwait, "epoll_pwait", &[], "the event loop"),
+    #[cfg(not(target_env = "musl"))]
+    rule(libc::SYS_epoll_wait, "epoll_wait", &[], "the event loop"),
+    rule(
+        libc::SYS_epoll_ctl,
+        "epoll_ctl",
+        &[],
+        "console descriptors come and go with flow control",
+    ),
+    rule(libc::SYS_read, "read", &[], "stdin, events, signals"),
+    rule(
+        libc::SYS_write,
+        "write",
+        &[],
+        "stdout, stderr, events, the timeline",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SIGNAL_MSI)],
+        "a device interrupts",
+    ),
+    rule(
+        libc::SYS_tgkill,
+        "tgkill",
+        &[OwnProcess(0), Is(2, KICK_SIGNAL)],
+        "vCPUs are called out of the guest",
+    ),
+];
+
+/// A machine that powers on again makes a new VM out of what is open already.
+const POWER_ON: &[Rule] = &[
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_CREATE_VM)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_CHECK_EXTENSION)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_GET_VCPU_MMAP_SIZE)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_GET_SUPPORTED_CPUID)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_CREATE_VCPU)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SET_USER_MEMORY_REGION)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SET_TSS_ADDR)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SET_IDENTITY_MAP_ADDR)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_ENABLE_CAP)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_GET_SREGS)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SET_SREGS)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SET_REGS)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SET_MSRS)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SET_CPUID2)],
+        "power-on",
+    ),
+    rule(
+        libc::SYS_mmap,
+        "mmap",
+        &[Masked(2, PROT_EXEC, 0), Masked(3, MAP_SHARED, MAP_SHARED)],
+        "the page shared with a vCPU",
+    ),
+    rule(libc::SYS_close, "close", &[], "the previous VM goes"),
+    rule(
+        libc::SYS_eventfd2,
+        "eventfd2",
+        &[],
+        "the new serial port's events",
+    ),
+    rule(
+        libc::SYS_lseek,
+        "lseek",
+        &[],
+        "kernel and initrd are read again",
+    ),
+    rule(
+        libc::SYS_pread64,
+        "pread64",
+        &[],
+        "kernel and initrd are read again",
+    ),
+    rule(libc::SYS_madvise, "madvise", &[], "guest RAM is cleared"),
+];
+
+/// The rules of `role`.
+pub fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
+    let (own, more): (&[Rule], &[Rule]) = match role {
+        Role::Machine => (MACHINE, &[]),
+        Role::RestartingMachine => (MACHINE, POWER_ON),
+        Role::Vcpu => (VCPU, &[]),
+    };
+    COMMON.iter().chain(own).chain(more)
+}

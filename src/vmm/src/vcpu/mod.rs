@@ -1,0 +1,208 @@
+//! One virtual processor: its run loop, from exit to bus to what to do next.
+mod counters;
+pub mod gate;
+mod report;
+pub mod thread;
+
+use std::sync::Arc;
+
+use kvm_bindings::{CpuId, Msrs, kvm_run};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vm_memory::GuestMemoryMmap;
+
+pub use counters::Counters;
+pub use report::Crash;
+
+use crate::{
+    arch::x86_64::regs,
+    boot::kernel::Entry,
+    bus::{Bus, Outcome},
+    kvm::{KvmError, Vm},
+    timeline::{Phase, Timeline},
+};
+
+/// What the vCPUs of a machine share: where their exits go.
+pub struct Surroundings {
+    /// Guest RAM; the run loop itself never touches it, a crash report does.
+    pub memory: GuestMemoryMmap,
+    /// I/O ports.
+    pub ports: Bus,
+    /// Guest physical addresses that are not RAM.
+    pub mmio: Bus,
+    /// Counts what happens.
+    pub counters: Counters,
+    /// Stamps the first run and the first exit.
+    pub timeline: Arc<Timeline>,
+}
+
+/// Why [`Vcpu::run`] came back.
+#[derive(Debug)]
+pub enum Exit {
+    /// A signal: somebody wants this thread's attention.
+    Interrupted,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest, or KVM with it, cannot go on.
+    Crash(Box<Crash>),
+}
+
+/// A vCPU, not yet or no longer bound to a thread.
+pub struct Vcpu {
+    fd: VcpuFd,
+    index: u8,
+}
+
+/// What a vCPU starts with.
+pub struct Setup<'a> {
+    /// What CPUID tells it.
+    pub cpuid: &'a CpuId,
+    /// Model-specific registers.
+    pub msrs: &'a Msrs,
+    /// Where it starts, for the first; all others wait for the guest to start them.
+    pub entry: Option<Entry>,
+}
+
+impl Vcpu {
+    /// Adds vCPU number `index` to `vm`.
+    ///
+    /// # Errors
+    /// When KVM refuses a step.
+    pub fn new(vm: &Vm, index: u8, setup: &Setup) -> Result<Self, KvmError> {
+        let fd = vm.create_vcpu(index)?;
+        fd.set_cpuid2(setup.cpuid)
+            .map_err(KvmError::call("set a vCPU's CPUID"))?;
+        fd.set_msrs(setup.msrs)
+            .map_err(KvmError::call("set a vCPU's MSRs"))?;
+        if let Some(entry) = setup.entry {
+            let mut sregs = fd
+                .get_sregs()
+                .map_err(KvmError::call("read a vCPU's system registers"))?;
+            regs::system(&mut sregs, entry);
+            fd.set_sregs(&sregs)
+                .map_err(KvmError::call("set a vCPU's system registers"))?;
+            fd.set_regs(&regs::general(entry))
+                .map_err(KvmError::call("set a vCPU's registers"))?;
+        }
+        Ok(Self { fd, index })
+    }
+
+    /// The page that this vCPU shares with KVM, for [`thread::interruptible`].
+    fn run_page(&mut self) -> *mut kvm_run {
+        self.fd.get_kvm_run()
+    }
+
+    /// Runs the guest until there is something to tell.
+    pub fn run(&mut self, around: &Surroundings) -> Exit {
+        around.timeline.mark(Phase::FirstRun);
+        loop {
+            let step = self.step(around);
+            around.timeline.mark(Phase::FirstExit);
+            match step {
+                Ok(Outcome::Nothing) => {}
+                Ok(Outcome::Reset) => return Exit::Reset,
+                Ok(Outcome::PowerOff) => return Exit::PowerOff,
+                Err(Failure::Interrupted) => {
+                    self.fd.set_kvm_immediate_exit(0);
+                    return Exit::Interrupted;
+                }
+                Err(Failure::Crashed(reason)) => {
+                    return Exit::Crash(Box::new(self.crash(reason, &around.memory)));
+                }
+            }
+        }
+    }
+
+    /// Enters the guest once and serves its exit.
+    fn step(&mut self, around: &Surroundings) -> Result<Outcome, Failure> {
+        let counters = &around.counters;
+        match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                let data: *const [u8] = data;
+                let unit = self.io_unit();
+                counters.port_writes.count();
+                // SAFETY: KVM placed the data in the pages it shares with this vCPU, beyond `kvm_run` itself, which is
+                // all that `io_unit` borrows. Only KVM_RUN on this thread changes them.
+                let data = unsafe { &*data };
+                Ok(write_ports(&around.ports, port, data, unit))
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                let data: *mut [u8] = data;
+                let unit = self.io_unit();
+                counters.port_reads.count();
+                // SAFETY: as above; and this is the only reference to it.
+                let data = unsafe { &mut *data };
+                data.chunks_mut(unit)
+                    .for_each(|chunk| _ = around.ports.read(u64::from(port), chunk));
+                Ok(Outcome::Nothing)
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                counters.mmio_reads.count();
+                around.mmio.read(address, data);
+                Ok(Outcome::Nothing)
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                counters.mmio_writes.count();
+                Ok(around.mmio.write(address, data).unwrap_or(Outcome::Nothing))
+            }
+            Ok(exit) => {
+                counters.other.count();
+                other_exit(&exit)
+            }
+            Err(error) => match error.errno() {
+                libc::EINTR => Err(Failure::Interrupted),
+                // A vCPU that waited to be started was started.
+                libc::EAGAIN => Ok(Outcome::Nothing),
+                _ => Err(Failure::Crashed(format!("KVM_RUN failed: {error}"))),
+            },
+        }
+    }
+
+    /// Bytes of each access of a port exit, of which a string instruction has many.
+    fn io_unit(&mut self) -> usize {
+        // SAFETY: the exit that was just decoded is of the kind that fills in this member.
+        let io = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io };
+        usize::from(io.size).max(1)
+    }
+
+    fn crash(&mut self, reason: String, memory: &GuestMemoryMmap) -> Crash {
+        report::gather(&mut self.fd, self.index, reason, memory)
+    }
+}
+
+enum Failure {
+    Interrupted,
+    Crashed(String),
+}
+
+fn write_ports(ports: &Bus, port: u16, data: &[u8], unit: usize) -> Outcome {
+    for chunk in data.chunks(unit) {
+        match ports.write(u64::from(port), chunk) {
+            None | Some(Outcome::Nothing) => {}
+            Some(outcome) => return outcome,
+        }
+    }
+    Outcome::Nothing
+}
+
+fn other_exit(exit: &VcpuExit) -> Result<Outcome, Failure> {
+    const EVENT_SHUTDOWN: u32 = kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN;
+    const EVENT_RESET: u32 = kvm_bindings::KVM_SYSTEM_EVENT_RESET;
+    let crashed = |reason: &str| Err(Failure::Crashed(reason.to_owned()));
+    match exit {
+        VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::IoapicEoi(_) => {
+            Ok(Outcome::Nothing)
+        }
+        VcpuExit::SystemEvent(EVENT_SHUTDOWN, _) => Ok(Outcome::PowerOff),
+        VcpuExit::SystemEvent(EVENT_RESET, _) => Ok(Outcome::Reset),
+        VcpuExit::Shutdown => crashed("triple fault"),
+        VcpuExit::InternalError => crashed(report::INTERNAL_ERROR),
+        VcpuExit::FailEntry(reason, cpu) => Err(Failure::Crashed(format!(
+            "the processor refused to enter the guest (reason {reason:#x}, host CPU {cpu})"
+        ))),
+        other => Err(Failure::Crashed(format!(
+            "unexpected exit from KVM: {other:?}"
+        ))),
+    }
+}
