@@ -13,7 +13,7 @@ pub struct BootSource {
         schemars(length(min = 1), regex(pattern = r"^[^\u0000]*$"), example = "/boot/vmlinuz", extend("x-flag" = "--kernel"))
     )]
     pub kernel_image_path: PathBuf,
-    /// Kernel parameters, merged over the defaults below. In ASCII: at most 2047 bytes after merging.
+    /// Kernel parameters, merged over fast defaults, which they override: at most 2047 bytes after merging.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",

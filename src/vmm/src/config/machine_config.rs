@@ -30,8 +30,12 @@ pub struct MachineConfig {
     /// Whether every two vCPUs are the threads of one core.
     #[serde(default)]
     pub smt: bool,
-    /// Firecracker's static CPU templates are not supported: `"None"` only.
+    /// Firecracker's static CPU templates are not supported: `"None"` or `null` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(schema_with = "super::schema::cpu_template")
+    )]
     pub cpu_template: Option<CpuTemplate>,
     /// Whether writes to memory are tracked, for differential snapshots. Not supported yet: `false` only.
     #[serde(default)]
@@ -82,7 +86,6 @@ string_enum! {
 
 /// A static CPU template of Firecracker's, of which there is none here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum CpuTemplate {
     /// No template: the guest sees the host's processor, as far as a guest may.
     None,

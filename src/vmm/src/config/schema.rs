@@ -11,16 +11,31 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 pub fn schema() -> Schema {
     let settings =
         SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    let mut schema = settings
+    let generated = settings
         .into_generator()
         .into_root_schema_for::<Definition>();
-    schema.insert("title".into(), "Ampoule VM definition".into());
+    let mut schema = json_schema!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Ampoule VM definition",
+        "description": "One virtual machine. A strict superset of Firecracker's --config-file."
+    });
+    for (key, value) in generated.as_object().into_iter().flatten() {
+        if schema.get(key).is_none() {
+            schema.insert(key.clone(), value.clone());
+        }
+    }
     schema
 }
 
-/// A section that may be null. `Option<T>` would describe the same, but its default would be null.
+/// A section that may be null. `Option<T>` would say the same, but with a default of null.
 pub(super) fn section<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    <Option<T>>::json_schema(generator)
+    let mut schema = T::json_schema(generator);
+    schema.insert("type".into(), serde_json::json!(["object", "null"]));
+    schema
+}
+
+pub(super) fn cpu_template(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["None", null] })
 }
 
 pub(super) fn boot_source_example() -> serde_json::Value {
