@@ -101,7 +101,9 @@ impl fmt::Display for Mistake {
         if let Some(hint) = &self.hint {
             write!(f, " (hint: {hint})")?;
         }
-        write!(f, "\n{}", self.excerpt)?;
+        if !self.excerpt.is_blank() {
+            write!(f, "\n{}", self.excerpt)?;
+        }
         self.more
             .as_ref()
             .map_or(Ok(()), |more| write!(f, "\n{more}"))

@@ -67,6 +67,10 @@ impl Excerpt {
         }
         Self { line, shown, caret }
     }
+
+    pub(super) fn is_blank(&self) -> bool {
+        self.shown.trim().is_empty()
+    }
 }
 
 /// Terminals act on control characters, and tabs would move the caret away.
@@ -95,17 +99,19 @@ pub(super) fn glance(text: &str) -> String {
         .nth(LONGEST)
         .map_or(text, |(at, _)| &text[..at]);
     let ellipsis = if cut.len() < text.len() { "…" } else { "" };
-    let escaped: String = cut
-        .chars()
-        .map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.into()
-            }
-        })
-        .collect();
-    escaped + ellipsis
+    escaped(cut) + ellipsis
+}
+
+/// A text without the control characters that a terminal would act on.
+pub(super) fn escaped(text: &str) -> String {
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.into()
+        }
+    };
+    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]

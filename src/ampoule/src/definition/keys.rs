@@ -22,6 +22,11 @@ impl Keys {
             .map(ToString::to_string)
     }
 
+    /// The flag that overrides a key.
+    pub(super) fn flag(&self, path: &[&str]) -> Option<&str> {
+        self.schema(path)["x-flag"].as_str()
+    }
+
     /// The keys that may be used in an object.
     pub(super) fn supported(&self, path: &[&str]) -> Vec<&str> {
         let keys = self.schema(path)["properties"].as_object();
@@ -136,5 +141,10 @@ mod tests {
         );
         assert_eq!(keys.section_of("vcpu_count"), Some("machine-config"));
         assert_eq!(keys.section_of("x"), None);
+        assert_eq!(
+            keys.flag(&["lifecycle", "stop_timeout_s"]),
+            Some("--stop-timeout")
+        );
+        assert_eq!(keys.flag(&["machine-config", "pmu"]), None);
     }
 }

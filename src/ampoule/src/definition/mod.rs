@@ -30,7 +30,7 @@ pub const MAX_LEN: usize = 1 << 20;
 /// # Errors
 /// A file that cannot be read or is a directory, and all that [`parse`] refuses.
 pub fn read(path: &Path) -> Result<Definition, DefinitionError> {
-    let file = path.display().to_string();
+    let file = excerpt::escaped(&path.display().to_string());
     let bytes = read_bounded(path).map_err(|source| DefinitionError::Read {
         file: file.clone(),
         source,
@@ -65,6 +65,13 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Definition, DefinitionError> {
         Err(error) if error.is_data() => Err(explain::misfit(name, text, &error).into()),
         Err(error) => Err(syntax::mistake(name, text, &error).into()),
     }
+}
+
+/// The flag that overrides a key: `--cpus` for `["machine-config", "vcpu_count"]`. For errors about values that came by
+/// flags.
+#[must_use]
+pub fn flag_of(path: &[&str]) -> Option<String> {
+    keys::Keys::load().flag(path).map(str::to_owned)
 }
 
 fn from_text(text: &str) -> serde_json::Result<Definition> {

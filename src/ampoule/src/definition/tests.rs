@@ -304,6 +304,8 @@ fn a_file_that_cannot_be_read_is_named_with_the_reason() {
         "/: cannot read the VM definition: Is a directory (os error 21) (hint: name a file in it)"
     );
     assert_eq!(directory.position(), None);
+    let odd = read(Path::new("/no\n\u{1b}such")).unwrap_err().to_string();
+    assert!(odd.starts_with("/no\\n\\u{1b}such: "), "{odd}");
     let missing = read(Path::new("/nonexistent/vm.json"))
         .unwrap_err()
         .to_string();

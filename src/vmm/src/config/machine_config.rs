@@ -6,7 +6,7 @@ use std::fmt;
 
 /// Most vCPUs of a machine: APIC identifiers are 8 bits wide, 255 means all of them, and one is the I/O APIC's.
 pub const MAX_VCPUS: u64 = 254;
-/// Least memory of a machine, in MiB: below it no distribution kernel starts.
+/// Least memory of a machine, in MiB: less holds no kernel of today's with its first file system.
 pub const MIN_MEM_SIZE_MIB: u64 = 32;
 /// Most memory of a machine, in MiB: 1 TiB.
 pub const MAX_MEM_SIZE_MIB: u64 = 1 << 20;
