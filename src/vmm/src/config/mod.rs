@@ -1,1 +1,118 @@
 //! The VM definition: plain serde data. No file is opened here, nothing is done.
+//!
+//! The format is a strict superset of Firecracker's `--config-file`: its keys keep their names and meanings, ours are
+//! new keys. [`Definition`] is what the command line, a JSON file and a request body all come down to; what serde cannot
+//! say about it, [`Definition::validate`] does.
+pub mod boot_args;
+pub mod size;
+
+#[macro_use]
+mod fields;
+mod boot_source;
+mod lifecycle;
+mod machine_config;
+mod not_yet;
+#[cfg(feature = "schema")]
+mod schema;
+mod validate;
+
+pub use boot_source::{BootSource, Entry};
+pub use fields::{UnknownName, object};
+pub use lifecycle::{Lifecycle, OnReboot};
+pub use machine_config::{
+    CpuTemplate, HugePages, MAX_MEM_SIZE_MIB, MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig,
+};
+#[cfg(feature = "schema")]
+pub use schema::schema;
+pub use validate::{Reason, ValueError};
+
+use fields::object_or_null;
+use not_yet::{ListNotYet, SectionNotYet};
+use serde::{Deserialize, Serialize};
+
+/// Everything that says what one virtual machine is.
+///
+/// Deserialise it through [`object`], which refuses the array form that serde's derive would take for a struct.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Definition {
+    /// What the guest boots.
+    #[serde(deserialize_with = "object")]
+    #[cfg_attr(feature = "schema", schemars(example = schema::boot_source_example()))]
+    pub boot_source: BootSource,
+    /// Processors and memory. Absent: one vCPU and 128 MiB.
+    #[serde(default, deserialize_with = "object_or_null")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(schema_with = "schema::section::<MachineConfig>")
+    )]
+    pub machine_config: MachineConfig,
+    /// How the machine ends.
+    #[serde(default, deserialize_with = "object_or_null")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::section::<Lifecycle>", extend("x-ours" = true)))]
+    pub lifecycle: Lifecycle,
+    /// Block devices. Firecracker wants the key, if only as `[]`; here it may be absent.
+    #[serde(default, skip_serializing)]
+    drives: ListNotYet,
+    /// Network cards.
+    #[serde(default, skip_serializing)]
+    network_interfaces: ListNotYet,
+    /// Persistent memory devices.
+    #[serde(default, skip_serializing)]
+    pmem: ListNotYet,
+    /// A socket between host and guest.
+    #[serde(default, skip_serializing)]
+    vsock: SectionNotYet,
+    /// A memory balloon.
+    #[serde(default, skip_serializing)]
+    balloon: SectionNotYet,
+    /// A source of random numbers.
+    #[serde(default, skip_serializing)]
+    entropy: SectionNotYet,
+    /// Memory that can be plugged while the guest runs.
+    #[serde(default, skip_serializing)]
+    memory_hotplug: SectionNotYet,
+    /// A custom CPU template, inline or as the path of a file.
+    #[serde(default, skip_serializing)]
+    cpu_config: SectionNotYet,
+    /// Where the monitor's log goes.
+    #[serde(default, skip_serializing)]
+    logger: SectionNotYet,
+    /// Where the monitor's metrics go.
+    #[serde(default, skip_serializing)]
+    metrics: SectionNotYet,
+    /// The metadata service.
+    #[serde(default, skip_serializing)]
+    mmds_config: SectionNotYet,
+    /// Where the serial port's output goes. Firecracker ignores the key in a file, silently.
+    #[serde(default, skip_serializing)]
+    serial: SectionNotYet,
+}
+
+impl Definition {
+    /// A definition that boots `boot_source` with everything else at its default.
+    #[must_use]
+    pub fn new(boot_source: BootSource) -> Self {
+        Self {
+            boot_source,
+            machine_config: MachineConfig::default(),
+            lifecycle: Lifecycle::default(),
+            drives: ListNotYet::default(),
+            network_interfaces: ListNotYet::default(),
+            pmem: ListNotYet::default(),
+            vsock: SectionNotYet::default(),
+            balloon: SectionNotYet::default(),
+            entropy: SectionNotYet::default(),
+            memory_hotplug: SectionNotYet::default(),
+            cpu_config: SectionNotYet::default(),
+            logger: SectionNotYet::default(),
+            metrics: SectionNotYet::default(),
+            mmds_config: SectionNotYet::default(),
+            serial: SectionNotYet::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

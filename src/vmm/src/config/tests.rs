@@ -1,0 +1,271 @@
+use super::*;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+fn read(value: Value) -> Result<Definition, String> {
+    object(value).map_err(|error| error.to_string())
+}
+
+/// A definition with one section's keys put beside what it must have.
+fn with(section: &str, value: Value) -> Value {
+    let mut whole = json!({ "boot-source": { "kernel_image_path": "vmlinux" } });
+    whole[section] = value;
+    whole
+}
+
+fn machine(keys: Value) -> Result<Definition, String> {
+    let mut machine = json!({ "vcpu_count": 2, "mem_size_mib": 512 });
+    machine
+        .as_object_mut()
+        .unwrap()
+        .extend(keys.as_object().unwrap().clone());
+    read(with("machine-config", machine))
+}
+
+fn complaints(definition: &Definition) -> Vec<String> {
+    definition
+        .validate()
+        .err()
+        .unwrap_or_default()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[test]
+fn the_least_definition_is_a_kernel_and_gets_firecrackers_machine() {
+    let definition = read(json!({ "boot-source": { "kernel_image_path": "vmlinux" } })).unwrap();
+    assert_eq!(definition, Definition::new(BootSource::new("vmlinux")));
+    assert_eq!(definition.machine_config.vcpu_count, 1);
+    assert_eq!(definition.machine_config.mem_size_mib, 128);
+    assert_eq!(
+        definition.lifecycle,
+        Lifecycle {
+            on_reboot: OnReboot::Exit,
+            stop_timeout_s: 10
+        }
+    );
+    assert_eq!(complaints(&definition), [""; 0]);
+}
+
+#[test]
+fn every_key_is_read_into_its_field() {
+    let definition = read(json!({
+        "boot-source": { "kernel_image_path": "k", "boot_args": "quiet", "initrd_path": "i", "entry": "pvh" },
+        "machine-config": {
+            "vcpu_count": 4, "mem_size_mib": 1024, "smt": true, "cpu_template": "None", "track_dirty_pages": false,
+            "huge_pages": "2M", "shared_memory": true, "pmu": true
+        },
+        "lifecycle": { "on_reboot": "restart", "stop_timeout_s": 3 },
+        "drives": [], "network-interfaces": [], "pmem": [],
+        "vsock": null, "balloon": null, "entropy": null, "memory-hotplug": null, "cpu-config": null,
+        "logger": null, "metrics": null, "mmds-config": null, "serial": null
+    }))
+    .unwrap();
+    assert_eq!(definition.boot_source.kernel_image_path, Path::new("k"));
+    assert_eq!(definition.boot_source.boot_args.as_deref(), Some("quiet"));
+    assert_eq!(definition.boot_source.initrd_path, Some(PathBuf::from("i")));
+    assert_eq!(definition.boot_source.entry, Entry::Pvh);
+    let machine = MachineConfig {
+        vcpu_count: 4,
+        mem_size_mib: 1024,
+        smt: true,
+        cpu_template: Some(CpuTemplate::None),
+        track_dirty_pages: false,
+        huge_pages: HugePages::Huge2M,
+        shared_memory: true,
+        pmu: true,
+    };
+    assert_eq!(definition.machine_config, machine);
+    assert_eq!(
+        definition.lifecycle,
+        Lifecycle {
+            on_reboot: OnReboot::Restart,
+            stop_timeout_s: 3
+        }
+    );
+    assert_eq!(complaints(&definition), [""; 0]);
+}
+
+#[test]
+fn a_definition_that_is_written_is_read_back() {
+    let mut definition = Definition::new(BootSource {
+        entry: Entry::Linux64,
+        ..BootSource::new("k")
+    });
+    definition.machine_config.huge_pages = HugePages::Transparent;
+    definition.machine_config.cpu_template = Some(CpuTemplate::None);
+    definition.lifecycle.on_reboot = OnReboot::Restart;
+    let text = serde_json::to_string(&definition).unwrap();
+    let mut reader = serde_json::Deserializer::from_str(&text);
+    assert_eq!(object::<_, Definition>(&mut reader).unwrap(), definition);
+}
+
+#[test]
+fn sections_and_optional_fields_may_be_null_as_in_firecracker() {
+    for section in ["machine-config", "lifecycle", "vsock", "logger"] {
+        assert!(read(with(section, Value::Null)).is_ok(), "{section}");
+    }
+    assert!(machine(json!({ "cpu_template": null })).is_ok());
+    let boot = json!({ "kernel_image_path": "k", "boot_args": null, "initrd_path": null });
+    assert!(read(json!({ "boot-source": boot })).is_ok());
+}
+
+#[test]
+fn fields_with_a_default_and_arrays_may_not_be_null() {
+    for field in [
+        "smt",
+        "track_dirty_pages",
+        "huge_pages",
+        "shared_memory",
+        "pmu",
+        "vcpu_count",
+        "mem_size_mib",
+    ] {
+        assert!(machine(json!({ field: null })).is_err(), "{field}");
+    }
+    for field in ["on_reboot", "stop_timeout_s"] {
+        assert!(
+            read(with("lifecycle", json!({ field: null }))).is_err(),
+            "{field}"
+        );
+    }
+    for list in ["drives", "network-interfaces", "pmem", "boot-source"] {
+        assert!(read(with(list, Value::Null)).is_err(), "{list}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused_at_every_level() {
+    assert!(
+        read(with("bootsource", json!({})))
+            .unwrap_err()
+            .contains("unknown field `bootsource`")
+    );
+    assert!(
+        machine(json!({ "vcpus": 1 }))
+            .unwrap_err()
+            .contains("unknown field `vcpus`")
+    );
+    assert!(
+        read(with("lifecycle", json!({ "x": 1 })))
+            .unwrap_err()
+            .contains("unknown field `x`")
+    );
+}
+
+#[test]
+fn the_forms_that_serde_would_take_but_the_schema_does_not_are_refused() {
+    assert!(read(json!([{ "kernel_image_path": "k" }])).is_err());
+    assert!(read(json!({ "boot-source": ["k", null, null, "auto"] })).is_err());
+    assert!(read(with("lifecycle", json!(["exit", 10]))).is_err());
+    assert!(machine(json!({ "huge_pages": { "2M": null } })).is_err());
+}
+
+#[test]
+fn numbers_are_whole_and_in_range_and_the_error_says_which() {
+    for wrong in [
+        json!(0),
+        json!(255),
+        json!(-1),
+        json!(1.0),
+        json!("1"),
+        json!(1e30),
+        json!(4_294_967_297_u64),
+    ] {
+        let error = machine(json!({ "vcpu_count": wrong })).unwrap_err();
+        assert!(error.contains("a whole number from 1 to 254"), "{error}");
+    }
+    for wrong in [json!(31), json!(1_048_577), json!(u64::MAX)] {
+        let error = machine(json!({ "mem_size_mib": wrong })).unwrap_err();
+        assert!(
+            error.contains("a whole number from 32 to 1048576"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn parts_that_do_not_exist_yet_are_refused_by_name() {
+    for (key, value) in [
+        ("drives", json!([{ "drive_id": "rootfs" }])),
+        ("network-interfaces", json!([{}])),
+        ("pmem", json!([1])),
+        ("vsock", json!({ "guest_cid": 3 })),
+        ("balloon", json!({})),
+        ("entropy", json!({})),
+        ("memory-hotplug", json!({})),
+        ("cpu-config", json!("template.json")),
+        ("logger", json!({})),
+        ("metrics", json!({})),
+        ("mmds-config", json!({})),
+        ("serial", json!({})),
+    ] {
+        let definition = read(with(key, value)).unwrap();
+        assert_eq!(
+            complaints(&definition),
+            [format!("`{key}`: not supported yet")]
+        );
+    }
+    let tracked = machine(json!({ "track_dirty_pages": true })).unwrap();
+    assert_eq!(
+        complaints(&tracked),
+        ["`machine-config.track_dirty_pages`: not supported yet"]
+    );
+    assert!(
+        machine(json!({ "cpu_template": "T2" }))
+            .unwrap_err()
+            .contains("CPU templates are not supported")
+    );
+    assert!(machine(json!({ "cpu_template": "none" })).is_err());
+}
+
+#[test]
+fn values_that_came_by_no_file_are_checked_too() {
+    let mut definition = Definition::new(BootSource::new(""));
+    definition.boot_source.initrd_path = Some("a\0b".into());
+    definition.boot_source.boot_args = Some("a\nb".into());
+    definition.machine_config.vcpu_count = 0;
+    definition.machine_config.mem_size_mib = 31;
+    let errors = definition.validate().unwrap_err();
+    let paths: Vec<_> = errors.iter().map(|error| error.path[1]).collect();
+    assert_eq!(
+        paths,
+        [
+            "kernel_image_path",
+            "initrd_path",
+            "boot_args",
+            "vcpu_count",
+            "mem_size_mib"
+        ]
+    );
+    assert_eq!(
+        errors[3].reason.to_string(),
+        "found 0, expected a whole number from 1 to 254"
+    );
+}
+
+#[test]
+fn keys_that_depend_on_each_other_are_checked_together() {
+    for (cpus, fits) in [(1, true), (2, true), (3, false), (254, true)] {
+        let definition = machine(json!({ "smt": true, "vcpu_count": cpus })).unwrap();
+        assert_eq!(definition.validate().is_ok(), fits, "{cpus}");
+    }
+    let odd = machine(json!({ "huge_pages": "2M", "mem_size_mib": 513 })).unwrap();
+    assert_eq!(
+        complaints(&odd),
+        [
+            "`machine-config.mem_size_mib`: found 513, expected a multiple of 2, as `huge_pages` is `2M`"
+        ]
+    );
+}
+
+#[test]
+fn names_are_read_from_the_command_line_as_from_json() {
+    assert_eq!("2M".parse(), Ok(HugePages::Huge2M));
+    assert_eq!(HugePages::Huge2M.to_string(), "2M");
+    assert_eq!(
+        "linux".parse::<Entry>().unwrap_err().to_string(),
+        "found `linux`, expected one of `auto`, `linux64`, `pvh`"
+    );
+}
