@@ -1,5 +1,4 @@
 //! The `ampoule` program.
 mod definition;
-mod doctor;
 
 fn main() {}
