@@ -96,19 +96,7 @@ impl NotFound {
 
 impl fmt::Display for NotFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no guest kernel: ")?;
-        let named = |place: &&Place| {
-            matches!(place.origin, Origin::Option | Origin::Variable)
-                && place.state != State::NotGiven
-        };
-        if let Some(place) = self.trail.places.iter().find(named) {
-            return write!(f, "{}", place.summary());
-        }
-        for (index, place) in self.trail.places.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{}", place.summary())?;
-        }
-        Ok(())
+        write!(f, "no guest kernel: {}", self.trail.shortcomings())
     }
 }
 

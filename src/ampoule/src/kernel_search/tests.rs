@@ -221,7 +221,9 @@ fn a_kernel_that_only_root_may_read_is_mended_by_chmod() {
 fn a_host_without_kernels_is_told_how_to_fetch_one() {
     let host = Fixture::new();
     let error = host.find().unwrap_err();
-    assert!(error.to_string().contains("/boot has no kernel"), "{error}");
+    let text = error.to_string();
+    assert!(text.starts_with("no guest kernel: /"), "{text}");
+    assert!(text.ends_with("/boot has no kernel"), "{text}");
     assert!(
         error.hint().contains("linux-image-cloud-amd64"),
         "{}",

@@ -159,6 +159,19 @@ pub struct Trail {
 }
 
 impl Trail {
+    /// What is wrong with every place that was looked at, on one line.
+    #[must_use]
+    pub fn shortcomings(&self) -> String {
+        let given = |place: &&Place| place.state != State::NotGiven;
+        let places: Vec<String> = self
+            .places
+            .iter()
+            .filter(given)
+            .map(Place::summary)
+            .collect();
+        places.join("; ")
+    }
+
     /// Every candidate of every place, best first.
     pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
         self.places.iter().flat_map(|place| &place.candidates)
