@@ -1,5 +1,6 @@
 //! The parts of the `ampoule` program: its command line's commands, and what they find on the host.
 //!
 //! The program itself (`main.rs`) only picks a command and runs it; everything that can be tested lives here.
+pub mod doctor;
 pub mod kernel_search;
 pub mod paths;
