@@ -1,2 +1,7 @@
-//! What the `ampoule` program is made of, as far as others (tests, fuzz targets) want to call it.
+//! The parts of the `ampoule` program: its command line's commands, and what they find on the host.
+//!
+//! The program itself (`main.rs`) only picks a command and runs it; everything that can be tested lives here.
 pub mod definition;
+pub mod doctor;
+pub mod kernel_search;
+pub mod paths;
