@@ -12,3 +12,5 @@ pub mod memory;
 pub mod sandbox;
 pub mod timeline;
 pub mod vcpu;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

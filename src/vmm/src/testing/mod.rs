@@ -1,0 +1,4 @@
+//! Helpers for tests, here and in other crates: one place, so that each is written once.
+//!
+//! They panic where a test would fail.
+pub mod kernel_image;
