@@ -8,9 +8,10 @@ pub mod config;
 pub mod irq;
 pub mod kvm;
 pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod sandbox;
-pub mod timeline;
-pub mod vcpu;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod timeline;
+pub mod vcpu;

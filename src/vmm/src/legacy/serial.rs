@@ -97,19 +97,27 @@ impl Wire {
         }
     }
 
-    /// Hands waiting bytes to `write`, which says how many it took, until there are none or it takes none.
-    pub fn drain(&self, mut write: impl FnMut(&[u8]) -> usize) {
-        let mut bytes = self.lock();
-        while !bytes.is_empty() {
-            let (first, _) = bytes.as_slices();
-            let taken = write(first).min(first.len());
-            if taken == 0 {
-                return;
-            }
-            bytes.drain(..taken);
+    /// Copies the first waiting bytes to `chunk`, and says how many. They wait on until they are [consumed].
+    ///
+    /// [consumed]: Self::consume
+    pub fn peek(&self, chunk: &mut [u8]) -> usize {
+        let bytes = self.lock();
+        let count = bytes.len().min(chunk.len());
+        for (to, from) in chunk.iter_mut().zip(bytes.iter()) {
+            *to = *from;
         }
-        // An empty ring starts over at its beginning: a fast reader keeps it within one page.
-        bytes.clear();
+        count
+    }
+
+    /// Takes away the first `count` bytes.
+    pub fn consume(&self, count: usize) {
+        let mut bytes = self.lock();
+        let count = count.min(bytes.len());
+        bytes.drain(..count);
+        if bytes.is_empty() {
+            // An empty ring starts over at its beginning: a fast reader keeps it within one page.
+            bytes.clear();
+        }
     }
 
     /// Whether no bytes wait.
@@ -397,11 +405,10 @@ mod tests {
         }
 
         fn drained(&self) -> Vec<u8> {
-            let mut all = Vec::new();
-            self.wire.drain(|bytes| {
-                all.extend_from_slice(bytes);
-                bytes.len()
-            });
+            let mut all = vec![0; OUTPUT_CAPACITY + 1];
+            let count = self.wire.peek(&mut all);
+            self.wire.consume(count);
+            all.truncate(count);
             all
         }
 

@@ -67,8 +67,8 @@ pub fn write(
     debug_assert!(command_line.len() < COMMAND_LINE_MAX);
     memory.write_slice(command_line.as_bytes(), COMMAND_LINE)?;
     match handover.entry {
-        Entry::Linux64 { .. } => memory.write_obj(Plain(zero_page(handover)), ZERO_PAGE),
-        Entry::Pvh { .. } => write_start_info(memory, handover),
+        Entry::Linux64(_) => memory.write_obj(Plain(zero_page(handover)), ZERO_PAGE),
+        Entry::Pvh(_) => write_start_info(memory, handover),
     }
 }
 

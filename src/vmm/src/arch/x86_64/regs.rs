@@ -34,14 +34,14 @@ pub fn general(entry: Entry) -> kvm_regs {
         ..Default::default()
     };
     match entry {
-        Entry::Linux64 { address } => kvm_regs {
+        Entry::Linux64(address) => kvm_regs {
             rip: address.0,
             rsi: ZERO_PAGE.0,
             rsp: BOOT_STACK.0,
             rbp: BOOT_STACK.0,
             ..base
         },
-        Entry::Pvh { address } => kvm_regs {
+        Entry::Pvh(address) => kvm_regs {
             rip: address.0,
             rbx: PVH_START_INFO.0,
             ..base
@@ -51,7 +51,7 @@ pub fn general(entry: Entry) -> kvm_regs {
 
 /// Changes `sregs`, as KVM reset them, to those of `entry`.
 pub fn system(sregs: &mut kvm_sregs, entry: Entry) {
-    let long_mode = matches!(entry, Entry::Linux64 { .. });
+    let long_mode = matches!(entry, Entry::Linux64(_));
     let code = segment(CODE_SELECTOR, 0xb, long_mode);
     let data = segment(DATA_SELECTOR, 0x3, false);
     sregs.cs = code;
@@ -131,7 +131,7 @@ fn descriptor(segment: &kvm_segment) -> u64 {
 /// # Errors
 /// When the guest has no RAM there.
 pub fn write_tables(memory: &GuestMemoryMmap, entry: Entry) -> Result<(), GuestMemoryError> {
-    let long_mode = matches!(entry, Entry::Linux64 { .. });
+    let long_mode = matches!(entry, Entry::Linux64(_));
     let gdt: [u64; GDT_ENTRIES] = [
         0,
         0,

@@ -1,0 +1,152 @@
+use std::sync::Arc;
+
+use super::{MachineError, Parts};
+use crate::{
+    arch::x86_64::{
+        boot_params::{self, Handover},
+        cpuid,
+        layout::{self, gsi},
+        msr, regs,
+    },
+    boot::acpi,
+    bus::Bus,
+    irq::Line,
+    kvm::Vm,
+    legacy::{
+        i8042::ResetOnly,
+        ioapic::Ioapic,
+        marker::Marker,
+        power::Power,
+        serial::{SerialPort, Wire},
+    },
+    timeline::{Phase, Timeline},
+    vcpu::{Counters, Setup, Surroundings, Vcpu, gate::Gate},
+};
+
+/// What exists from one power-on to the next reset: the VM, its devices, its vCPUs.
+pub(super) struct Board {
+    pub(super) around: Arc<Surroundings>,
+    pub(super) serial: Arc<SerialPort>,
+    pub(super) gate: Arc<Gate>,
+    /// Not yet handed to their threads.
+    pub(super) vcpus: Vec<Vcpu>,
+    power_button: Line,
+}
+
+impl Board {
+    /// Loads the guest into cleared memory and creates the VM around it.
+    pub(super) fn power_on(
+        parts: &Parts,
+        wire: &Arc<Wire>,
+        timeline: &Arc<Timeline>,
+    ) -> Result<Self, MachineError> {
+        load(parts)?;
+        timeline.mark(Phase::KernelLoaded);
+        let vm = Arc::new(Vm::create(
+            &parts.hypervisor,
+            parts.memory.clone(),
+            gsi::COUNT,
+        )?);
+        timeline.mark(Phase::VmCreated);
+        let vcpus = create_vcpus(parts, &vm)?;
+        timeline.mark(Phase::VcpusCreated);
+        let ioapic = Arc::new(Ioapic::new(gsi::COUNT, vm));
+        let serial = Arc::new(SerialPort::new(
+            Line::new(ioapic.clone(), gsi::COM1),
+            wire.clone(),
+        ));
+        let around = Arc::new(Surroundings {
+            memory: parts.memory.clone(),
+            ports: ports(&serial, timeline)?,
+            mmio: mmio(&ioapic)?,
+            counters: Counters::default(),
+            timeline: timeline.clone(),
+        });
+        let gate = Arc::new(Gate::new(vcpus.len()));
+        Ok(Self {
+            around,
+            serial,
+            gate,
+            vcpus,
+            power_button: Line::new(ioapic, gsi::EVENTS),
+        })
+    }
+
+    /// Tells the guest that somebody wants it to power off.
+    pub(super) fn press_power_button(&self) {
+        self.power_button.trigger();
+    }
+}
+
+/// Puts kernel, initrd, tables and boot structures into guest memory.
+fn load(parts: &Parts) -> Result<(), MachineError> {
+    let memory = &parts.memory;
+    let loaded = parts.kernel.load(memory)?;
+    let initrd = match &parts.initrd {
+        Some(initrd) => Some(initrd.load(memory, parts.ram, loaded.end)?),
+        None => None,
+    };
+    let handover = Handover {
+        entry: parts.entry,
+        setup_header: parts.kernel.setup_header().copied(),
+        ram: parts.ram,
+        initrd,
+    };
+    boot_params::write(memory, &handover, &parts.command_line)?;
+    regs::write_tables(memory, parts.entry)?;
+    let apic_ids: Vec<u8> = (0..parts.topology.cpus).collect();
+    acpi::write_tables(memory, &apic_ids)?;
+    Ok(())
+}
+
+fn create_vcpus(parts: &Parts, vm: &Vm) -> Result<Vec<Vcpu>, MachineError> {
+    let supported = parts.hypervisor.supported_cpuid()?;
+    let options = cpuid::Options {
+        topology: parts.topology,
+        pmu: parts.pmu,
+        tsc_deadline: parts.hypervisor.has_tsc_deadline(),
+    };
+    let msrs = msr::at_boot().map_err(MachineError::Registers)?;
+    (0..parts.topology.cpus)
+        .map(|index| {
+            let cpuid =
+                cpuid::for_vcpu(&supported, options, index).map_err(MachineError::Registers)?;
+            let entry = (index == 0).then_some(parts.entry);
+            Ok(Vcpu::new(
+                vm,
+                index,
+                &Setup {
+                    cpuid: &cpuid,
+                    msrs: &msrs,
+                    entry,
+                },
+            )?)
+        })
+        .collect()
+}
+
+fn ports(serial: &Arc<SerialPort>, timeline: &Arc<Timeline>) -> Result<Bus, MachineError> {
+    let range = |first: u16, count: u16| u64::from(first)..u64::from(first) + u64::from(count);
+    let mut ports = Bus::default();
+    ports.insert(range(layout::COM1_PORT, layout::COM1_PORTS), serial.clone())?;
+    ports.insert(
+        range(layout::POWER_PORT, layout::POWER_PORTS),
+        Arc::new(Power),
+    )?;
+    ports.insert(
+        range(layout::I8042_PORT, layout::I8042_PORTS),
+        Arc::new(ResetOnly),
+    )?;
+    ports.insert(
+        range(layout::MARKER_PORT, 1),
+        Arc::new(Marker(timeline.clone())),
+    )?;
+    Ok(ports)
+}
+
+fn mmio(ioapic: &Arc<Ioapic>) -> Result<Bus, MachineError> {
+    let mut mmio = Bus::default();
+    let start = layout::IOAPIC.0;
+    mmio.insert(start..start + layout::IOAPIC_SIZE, ioapic.clone())?;
+    Ok(mmio)
+}

@@ -1,0 +1,391 @@
+//! A machine: built from opened parts, confined, run to its end. The only place that knows every part.
+mod board;
+pub mod console;
+mod requests;
+mod signals;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestMemoryMmap};
+
+use self::{
+    board::Board,
+    console::{Console, Ends},
+    requests::{Request, Requests},
+    signals::Signals,
+};
+use crate::{
+    arch::x86_64::{cpuid::Topology, layout::WARM_BOOT_WORD},
+    boot::{
+        acpi::AcpiError,
+        initrd::{Initrd, InitrdError},
+        kernel::{Entry, Kernel, KernelError},
+    },
+    kvm::{Hypervisor, KvmError},
+    legacy::serial::Wire,
+    sandbox::{self, Filter, PathsGone, Role, SandboxError},
+    timeline::{Phase, Timeline},
+    vcpu::{
+        Crash, Exit,
+        thread::{Assignment, VcpuThread, install_kick_handler},
+    },
+};
+
+/// Everything that a machine is built from, opened: nothing is looked up by path from here on.
+#[derive(Debug)]
+pub struct Parts {
+    /// `/dev/kvm`.
+    pub hypervisor: Hypervisor,
+    /// Guest RAM.
+    pub memory: GuestMemoryMmap,
+    /// Bytes of guest RAM.
+    pub ram: u64,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// How it is entered.
+    pub entry: Entry,
+    /// The initial RAM disk.
+    pub initrd: Option<Initrd>,
+    /// The kernel's command line, without NUL.
+    pub command_line: String,
+    /// The arrangement of vCPUs.
+    pub topology: Topology,
+    /// Whether the guest sees a performance monitoring unit.
+    pub pmu: bool,
+}
+
+/// How a machine behaves towards its guest's end.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Power on again when the guest resets, instead of ending.
+    pub restart: bool,
+    /// How long a guest that was asked to power off may take.
+    pub stop_timeout: Duration,
+    /// Whether the sandbox stands. Off is for debugging this program, never for running guests.
+    pub sandbox: bool,
+}
+
+/// Why a machine could not be built or run.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// The kernel does not load.
+    #[error("kernel: {0}")]
+    Kernel(#[from] KernelError),
+    /// The initrd does not load.
+    #[error("initrd: {0}")]
+    Initrd(#[from] InitrdError),
+    /// ACPI tables do not fit.
+    #[error("{0}")]
+    Acpi(#[from] AcpiError),
+    /// Boot structures do not fit.
+    #[error("guest memory: {0}")]
+    Memory(#[from] vm_memory::GuestMemoryError),
+    /// KVM refused.
+    #[error("{0}")]
+    Kvm(#[from] KvmError),
+    /// The table of CPUID leaves or MSRs does not fit.
+    #[error("CPUID or MSRs: {0:?}")]
+    Registers(vmm_sys_util::fam::Error),
+    /// Two devices at one place: a defect of this program.
+    #[error("{0}")]
+    Bus(#[from] crate::bus::BusError),
+    /// The sandbox does not stand.
+    #[error("the sandbox cannot be built: {0}")]
+    Sandbox(#[from] SandboxError),
+    /// Descriptors or threads ran out.
+    #[error("the host refused {0}: {1}")]
+    Host(&'static str, io::Error),
+}
+
+/// How a machine ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest reset itself.
+    Reset,
+    /// The guest's kernel panicked, and reset itself.
+    Panic,
+    /// The guest, or KVM with it, could not go on.
+    Crash(Box<Crash>),
+    /// It was killed: by a second signal, by its user, or because it did not power off in time.
+    Killed(Killed),
+}
+
+/// Why a machine was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killed {
+    /// It did not power off within the stop time-out.
+    TimedOut,
+    /// Its user said so.
+    ByUser,
+}
+
+/// Where in its life a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Built; no guest instruction has run.
+    Created,
+    /// The guest runs.
+    Running,
+    /// Every vCPU is out of the guest.
+    Paused,
+    /// The guest has ended.
+    Stopped,
+}
+
+/// A machine.
+pub struct Machine {
+    parts: Parts,
+    policy: Policy,
+    timeline: Arc<Timeline>,
+    state: State,
+    requests: Arc<Requests>,
+    wire: Arc<Wire>,
+    port: console::PortSlot,
+    board: Board,
+    threads: Vec<VcpuThread>,
+    events: EventManager<Box<dyn MutEventSubscriber>>,
+    /// When the guest is killed, once it was asked to power off.
+    deadline: Option<Instant>,
+    paths: Option<PathsGone>,
+}
+
+impl Machine {
+    /// Builds a machine and confines this process: the last thing that may open anything. Its console's bytes come and go
+    /// at `ends`.
+    ///
+    /// # Errors
+    /// When a part does not fit the machine, KVM refuses, or the sandbox cannot be built.
+    pub fn build(
+        parts: Parts,
+        policy: Policy,
+        ends: Ends,
+        timeline: Arc<Timeline>,
+    ) -> Result<Self, MachineError> {
+        let host = |what| move |error| MachineError::Host(what, error);
+        let wire = Arc::new(Wire::new(timeline.clone()).map_err(host("event descriptors"))?);
+        let requests = Arc::new(Requests::new().map_err(host("event descriptors"))?);
+        let mut board = Board::power_on(&parts, &wire, &timeline)?;
+        let port = console::PortSlot::new(board.serial.clone());
+        let mut events = EventManager::<Box<dyn MutEventSubscriber>>::new_with_capacity(8)
+            .map_err(|error| {
+                MachineError::Host("an epoll descriptor", io::Error::other(error.to_string()))
+            })?;
+        let console = Console::new(ends, wire.clone(), port.clone(), requests.clone());
+        events.add_subscriber(Box::new(console));
+        events.add_subscriber(Box::new(requests::Waker(requests.clone())));
+        let signals = Signals::block(requests.clone()).map_err(host("a signal descriptor"))?;
+        events.add_subscriber(Box::new(signals));
+        install_kick_handler().map_err(host("a signal handler"))?;
+        let paths = policy.sandbox.then(sandbox::confine_process).transpose()?;
+        let threads = spawn_vcpus(&parts, policy, &requests)?;
+        assign(&mut board, &threads);
+        if policy.sandbox {
+            machine_filter(policy)?.install()?;
+        }
+        timeline.mark(Phase::Confined);
+        Ok(Self {
+            parts,
+            policy,
+            timeline,
+            state: State::Created,
+            requests,
+            wire,
+            port,
+            board,
+            threads,
+            events,
+            deadline: None,
+            paths,
+        })
+    }
+
+    /// How far paths are out of this process's reach; none without the sandbox.
+    pub fn paths_gone(&self) -> Option<PathsGone> {
+        self.paths
+    }
+
+    /// Where in its life it is.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Exits to user space since power-on, by cause.
+    pub fn counters(&self) -> &crate::vcpu::Counters {
+        &self.board.around.counters
+    }
+
+    /// Lets the vCPUs run: starts a created machine, resumes a paused one. No effect in other states.
+    pub fn resume(&mut self) {
+        if matches!(self.state, State::Created | State::Paused) {
+            self.board.gate.open();
+            self.state = State::Running;
+        }
+    }
+
+    /// Takes every vCPU out of the guest, and comes back when all are out. No effect unless it runs.
+    pub fn pause(&mut self) {
+        if self.state == State::Running {
+            self.board
+                .gate
+                .shut(|| self.threads.iter().for_each(VcpuThread::kick));
+            self.state = State::Paused;
+        }
+    }
+
+    /// Runs the machine until its guest has ended and its last output is written.
+    ///
+    /// # Errors
+    /// When the event loop fails, or the guest resets and cannot be powered on again.
+    pub fn run(&mut self) -> Result<Ending, MachineError> {
+        let mut ending = None;
+        self.resume();
+        loop {
+            while let Some(request) = self.requests.take() {
+                match self.serve(request, ending.is_some())? {
+                    Some(killed @ Ending::Killed(_)) => return Ok(ending.unwrap_or(killed)),
+                    Some(other) if ending.is_none() => ending = Some(other),
+                    _ => {}
+                }
+            }
+            match ending {
+                // What the guest said last is still on its way to a slow reader.
+                Some(_) if !self.wire.is_empty() => {}
+                Some(ending) => return Ok(ending),
+                None if self.deadline.is_some_and(|at| at <= Instant::now()) => {
+                    return Ok(Ending::Killed(Killed::TimedOut));
+                }
+                None => {}
+            }
+            self.events
+                .run_with_timeout(self.milliseconds_left())
+                .map_err(|error| {
+                    MachineError::Host("to wait for events", io::Error::other(error.to_string()))
+                })?;
+        }
+    }
+
+    fn milliseconds_left(&self) -> i32 {
+        match self.deadline {
+            None => -1,
+            Some(at) => {
+                let left = at.saturating_duration_since(Instant::now());
+                // Rounded up, so as not to wake a little early over and over.
+                i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX)
+            }
+        }
+    }
+
+    /// Does what was asked; the machine's ending if that is it.
+    fn serve(&mut self, request: Request, ended: bool) -> Result<Option<Ending>, MachineError> {
+        Ok(match request {
+            Request::Ended(exit) => self.guest_ended(exit)?,
+            Request::Kill => Some(Ending::Killed(Killed::ByUser)),
+            Request::PowerButton if self.deadline.is_some() || ended => {
+                Some(Ending::Killed(Killed::ByUser))
+            }
+            Request::PowerButton => {
+                self.board.press_power_button();
+                self.deadline = Some(Instant::now() + self.policy.stop_timeout);
+                None
+            }
+        })
+    }
+
+    fn guest_ended(&mut self, exit: Exit) -> Result<Option<Ending>, MachineError> {
+        let ending = match exit {
+            Exit::Interrupted => return Ok(None),
+            Exit::PowerOff => Ending::PowerOff,
+            Exit::Crash(crash) => Ending::Crash(crash),
+            Exit::Reset if self.warm_boot_wanted() => Ending::Panic,
+            Exit::Reset if self.policy.restart && self.deadline.is_none() => {
+                self.power_on_again()?;
+                return Ok(None);
+            }
+            Exit::Reset => Ending::Reset,
+        };
+        self.state = State::Stopped;
+        self.timeline.mark(Phase::Ended);
+        Ok(Some(ending))
+    }
+
+    /// Whether the guest asked for a warm reset. By our default command line, Linux does so only after a panic.
+    fn warm_boot_wanted(&self) -> bool {
+        const WARM: u16 = 0x1234;
+        self.parts
+            .memory
+            .read_obj::<u16>(WARM_BOOT_WORD)
+            .is_ok_and(|word| word == WARM)
+    }
+
+    /// A reset in place: the same process, files, console and threads; a new VM in cleared memory.
+    fn power_on_again(&mut self) -> Result<(), MachineError> {
+        self.board
+            .gate
+            .stop(|| self.threads.iter().for_each(VcpuThread::kick));
+        crate::memory::clear(&self.parts.memory)
+            .map_err(|error| MachineError::Host("to clear guest memory", error))?;
+        self.board = Board::power_on(&self.parts, &self.wire, &self.timeline)?;
+        self.port.set(self.board.serial.clone());
+        assign(&mut self.board, &self.threads);
+        self.requests.forget_exits();
+        self.board.gate.open();
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.board
+            .gate
+            .stop(|| self.threads.iter().for_each(VcpuThread::kick));
+    }
+}
+
+fn machine_filter(policy: Policy) -> Result<Filter, SandboxError> {
+    Filter::new(if policy.restart {
+        Role::RestartingMachine
+    } else {
+        Role::Machine
+    })
+}
+
+/// One thread per vCPU, each confined before it does anything.
+fn spawn_vcpus(
+    parts: &Parts,
+    policy: Policy,
+    requests: &Arc<Requests>,
+) -> Result<Vec<VcpuThread>, MachineError> {
+    let filter = policy
+        .sandbox
+        .then(|| Filter::new(Role::Vcpu))
+        .transpose()?;
+    (0..parts.topology.cpus)
+        .map(|index| {
+            let filter = filter.clone();
+            let confine = move || match filter.as_ref().map(Filter::install) {
+                None | Some(Ok(())) => {}
+                Some(Err(error)) => panic!("a vCPU thread cannot be confined: {error}"),
+            };
+            VcpuThread::spawn(index, requests.clone(), confine)
+                .map_err(|error| MachineError::Host("a thread", error))
+        })
+        .collect()
+}
+
+fn assign(board: &mut Board, threads: &[VcpuThread]) {
+    for (vcpu, thread) in board.vcpus.drain(..).zip(threads) {
+        thread.assign(Assignment {
+            vcpu,
+            around: board.around.clone(),
+            gate: board.gate.clone(),
+        });
+    }
+}
