@@ -3,5 +3,9 @@
 //! The program itself (`main.rs`) only picks a command and runs it; everything that can be tested lives here.
 pub mod definition;
 pub mod doctor;
+pub mod failure;
 pub mod kernel_search;
+pub mod last_words;
 pub mod paths;
+pub mod run;
+pub mod terminal;

@@ -1,0 +1,242 @@
+//! The flags of `ampoule run`, and the definition that they make, alone or over a file.
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use vmm::config::{BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, ValueError, size};
+
+use crate::{definition, failure::Failure};
+
+/// Boot a guest and attach to its serial console.
+///
+/// The guest runs in this process, inside a sandbox, until it powers off. What it prints goes to stdout; everything that
+/// ampoule itself has to say goes to stderr.
+#[derive(clap::Args, Debug, Default)]
+#[command(after_help = AFTER_HELP)]
+pub struct RunArgs {
+    /// Kernel to boot: a bzImage (/boot/vmlinuz-*) or an ELF vmlinux
+    ///
+    /// Without it: $AMPOULE_KERNEL, then the newest in $XDG_DATA_HOME/ampoule/kernel/, then the newest readable
+    /// /boot/vmlinuz-*, cloud flavours first. -v prints the search.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// Arguments for the kernel, merged over fast defaults; yours win
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+
+    /// Number of virtual CPUs, 1 to 254 [default: 1]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+
+    /// Memory: 512, 512M, 2GiB; a bare number is MiB [default: 512M]
+    #[arg(long, short, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
+
+    /// VM definition (JSON, Firecracker's format and more); flags override it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// How the kernel is entered [default: auto]
+    #[arg(long, value_name = "auto|linux64|pvh", value_parser = named::<Entry>)]
+    pub entry: Option<Entry>,
+
+    /// Pages that back guest memory [default: None]
+    #[arg(long, value_name = "None|Transparent|2M", value_parser = named::<HugePages>)]
+    pub huge_pages: Option<HugePages>,
+
+    /// Put guest memory into a memfd, which other processes can share
+    #[arg(long)]
+    pub shared_memory: bool,
+
+    /// What to do when the guest reboots [default: exit]
+    #[arg(long, value_name = "exit|restart", value_parser = named::<OnReboot>)]
+    pub on_reboot: Option<OnReboot>,
+
+    /// Seconds that a guest may take to power off when asked to, before it is killed [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub stop_timeout: Option<u32>,
+
+    /// Confine this process before the guest runs; off is for debugging ampoule itself
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch)]
+    pub sandbox: Switch,
+
+    /// Print where the launch's time went, or write it to FILE as JSON
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    #[expect(clippy::option_option, reason = "absent, without a value, with one")]
+    pub timeline: Option<Option<PathBuf>>,
+
+    /// Say what is found and done
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+const AFTER_HELP: &str = "\
+On a terminal: Ctrl-A x quits, Ctrl-A h helps, Ctrl-A Ctrl-A sends one Ctrl-A.
+SIGTERM and SIGINT press the guest's power button; a second one, or the time-out, kills it.
+
+Exit codes: 0 the guest powered off or rebooted; 125 ampoule refused or failed, or the guest
+crashed; 137 the guest was killed.
+
+Examples:
+  ampoule run --initrd initrd.img                       newest kernel found
+  ampoule run --kernel vmlinuz --initrd initrd.img --cpus 2 --memory 1G
+  echo 'poweroff -f' | ampoule run --initrd initrd.img > boot.log
+  ampoule run --config vm.json --cmdline 'debug'";
+
+/// On or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Switch {
+    /// On.
+    #[default]
+    On,
+    /// Off.
+    Off,
+}
+
+fn switch(text: &str) -> Result<Switch, String> {
+    match text {
+        "on" => Ok(Switch::On),
+        "off" => Ok(Switch::Off),
+        _ => Err("expected on or off".into()),
+    }
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    size::parse_mib(text).map_err(|error| error.to_string())
+}
+
+fn named<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Memory of a guest that nobody gave any, in MiB. A definition without a size gets Firecracker's instead.
+const DEFAULT_MEMORY_MIB: u64 = 512;
+
+impl RunArgs {
+    /// The definition: the file's, or an empty one for the kernel that `find_kernel` gives; with the flags over it, and
+    /// checked.
+    ///
+    /// # Errors
+    /// Whatever the file or the values are refused for, and what `find_kernel` says.
+    pub fn definition(&self, find_kernel: impl FnOnce() -> Result<PathBuf, Failure>) -> Result<Definition, Failure> {
+        let mut definition = match &self.config {
+            Some(path) => definition::read(path).map_err(|error| match error.position() {
+                Some(_) => Failure::at_place(error),
+                None => Failure::at_place(format_args!("ampoule: {error}")),
+            })?,
+            None => {
+                let mut definition = Definition::new(BootSource::new(find_kernel()?));
+                definition.machine_config =
+                    MachineConfig { mem_size_mib: DEFAULT_MEMORY_MIB, ..MachineConfig::default() };
+                definition
+            }
+        };
+        self.override_in(&mut definition);
+        definition.validate().map_err(|errors| refusal(&errors))?;
+        Ok(definition)
+    }
+
+    fn override_in(&self, definition: &mut Definition) {
+        fn put<T: Clone>(value: &mut T, flag: Option<&T>) {
+            if let Some(flag) = flag {
+                *value = flag.clone();
+            }
+        }
+        let boot = &mut definition.boot_source;
+        put(&mut boot.kernel_image_path, self.kernel.as_ref());
+        put(&mut boot.entry, self.entry.as_ref());
+        if self.initrd.is_some() {
+            boot.initrd_path.clone_from(&self.initrd);
+        }
+        if self.cmdline.is_some() {
+            boot.boot_args.clone_from(&self.cmdline);
+        }
+        let machine = &mut definition.machine_config;
+        put(&mut machine.vcpu_count, self.cpus.as_ref());
+        put(&mut machine.mem_size_mib, self.memory.as_ref());
+        put(&mut machine.huge_pages, self.huge_pages.as_ref());
+        machine.shared_memory |= self.shared_memory;
+        put(&mut definition.lifecycle.on_reboot, self.on_reboot.as_ref());
+        put(&mut definition.lifecycle.stop_timeout_s, self.stop_timeout.as_ref());
+    }
+}
+
+/// A file's values were checked with their places before flags came over them: what is wrong now came by a flag.
+fn refusal(errors: &[ValueError]) -> Failure {
+    match errors.first() {
+        Some(error) => {
+            let what = definition::flag_of(error.path).unwrap_or_else(|| error.path.join("."));
+            Failure::new(what, &error.reason)
+        }
+        None => Failure::new("the definition", "it is refused"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[derive(clap::Parser, Debug)]
+    struct Program {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn definition(flags: &[&str]) -> Result<Definition, String> {
+        let parsed = <Program as clap::Parser>::try_parse_from([&["run"], flags].concat());
+        let args = parsed.map_err(|error| error.to_string())?.run;
+        args.definition(|| Ok("/found".into())).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn without_flags_there_is_one_cpu_and_half_a_gibibyte() {
+        let definition = definition(&[]).unwrap();
+        assert_eq!(definition.boot_source.kernel_image_path, PathBuf::from("/found"));
+        assert_eq!(definition.machine_config.vcpu_count, 1);
+        assert_eq!(definition.machine_config.mem_size_mib, 512);
+    }
+
+    #[test]
+    fn flags_override_the_file_and_leave_the_rest() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = r#"{"boot-source": {"kernel_image_path": "k", "boot_args": "quiet"}, "machine-config": {"vcpu_count": 4, "mem_size_mib": 64}}"#;
+        std::fs::write(file.path(), text).unwrap();
+        let config = file.path().to_str().unwrap();
+        let definition = definition(&["--config", config, "--cpus", "2", "--kernel", "other"]).unwrap();
+        assert_eq!(definition.machine_config.vcpu_count, 2);
+        assert_eq!(definition.machine_config.mem_size_mib, 64);
+        assert_eq!(definition.boot_source.kernel_image_path, PathBuf::from("other"));
+        assert_eq!(definition.boot_source.boot_args.as_deref(), Some("quiet"));
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_the_flag_that_gave_them() {
+        for (flags, start) in [
+            (["--cpus", "0"], "ampoule: --cpus: "),
+            (["--cpus", "255"], "ampoule: --cpus: "),
+            (["--memory", "31"], "ampoule: --memory: "),
+            (["--memory", "1000T"], "ampoule: --memory: "),
+        ] {
+            let error = definition(&flags).unwrap_err();
+            assert!(error.starts_with(start), "{error}");
+        }
+        assert!(definition(&["--memory", "lots"]).unwrap_err().contains("--memory"));
+    }
+
+    #[test]
+    fn every_flag_that_the_reference_names_exists() {
+        let command = Program::command();
+        let known: Vec<_> = command.get_arguments().filter_map(|argument| argument.get_long()).collect();
+        for line in definition::SCHEMA.lines() {
+            if let Some(flag) = line.trim().strip_prefix(r#""x-flag": "--"#) {
+                let flag = flag.trim_end_matches(['"', ',']);
+                assert!(known.contains(&flag), "--{flag} is in the schema only");
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Opening everything that a definition names, in one place, before this process is confined.
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use vmm::{
+    arch::x86_64::{cpuid::Topology, layout},
+    boot::{
+        initrd::Initrd,
+        kernel::{EntryKind, Kernel, KernelCache},
+    },
+    config::{self, Definition, Entry, HugePages},
+    kvm::Hypervisor,
+    machine::Parts,
+    memory::{self, Backing, Pages},
+    timeline::{Phase, Timeline},
+};
+
+use crate::{failure::Failure, paths::Paths};
+
+const MIB: u64 = 1 << 20;
+
+/// Opens kernel, initrd and `/dev/kvm`, and maps guest memory.
+///
+/// # Errors
+/// The first thing that is not there, not allowed, or not what it should be.
+pub(super) fn open(definition: &Definition, paths: &Paths, timeline: &Timeline) -> Result<Parts, Failure> {
+    let boot = &definition.boot_source;
+    let machine = &definition.machine_config;
+    let command_line = config::boot_args::merge(boot.boot_args.as_deref().unwrap_or_default())
+        .map_err(|error| Failure::new("--cmdline", error))?;
+    let (kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
+    let initrd = boot.initrd_path.as_deref().map(open_initrd).transpose()?;
+    let hypervisor = Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
+    let ram = machine.mem_size_mib * MIB;
+    let backing = Backing {
+        shared: machine.shared_memory,
+        pages: match machine.huge_pages {
+            HugePages::None => Pages::Default,
+            HugePages::Transparent => Pages::Transparent,
+            HugePages::Huge2M => Pages::Huge2M,
+        },
+    };
+    let memory = memory::map(&layout::ram_ranges(ram), backing)
+        .map_err(|error| Failure::new("--memory", &error).hint(error.hint()))?;
+    timeline.mark(Phase::MemoryMapped);
+    let cpus = u8::try_from(machine.vcpu_count)
+        .map_err(|_| Failure::new("--cpus", "there can be 254 at most"))?;
+    Ok(Parts {
+        hypervisor,
+        memory,
+        ram,
+        kernel,
+        entry,
+        initrd,
+        command_line,
+        topology: Topology { cpus, threads_per_core: if machine.smt { 2 } else { 1 } },
+        pmu: machine.pmu,
+    })
+}
+
+/// Opens a file that may turn out to be a FIFO or a device without waiting for it.
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY).open(path)
+}
+
+fn open_kernel(
+    path: &Path,
+    wanted: Entry,
+    paths: &Paths,
+) -> Result<(Kernel, vmm::boot::kernel::Entry), Failure> {
+    let what = || format!("kernel {}", path.display());
+    let file = open_file(path).map_err(|error| Failure::new(what(), error))?;
+    let cache = paths.cache.as_ref().map(|cache| KernelCache::new(cache.join("kernel")));
+    let refused = |error: vmm::boot::kernel::KernelError| Failure::new(what(), &error).hint_if(error.hint());
+    let kernel = Kernel::open(file, cache.as_ref()).map_err(refused)?;
+    let kind = match wanted {
+        Entry::Auto => EntryKind::Auto,
+        Entry::Linux64 => EntryKind::Linux64,
+        Entry::Pvh => EntryKind::Pvh,
+    };
+    let entry = kernel.entry(kind).map_err(refused)?;
+    Ok((kernel, entry))
+}
+
+fn open_initrd(path: &Path) -> Result<Initrd, Failure> {
+    let what = || format!("initrd {}", path.display());
+    let file = open_file(path).map_err(|error| Failure::new(what(), error))?;
+    Initrd::open(file).map_err(|error| Failure::new(what(), error))
+}
