@@ -132,7 +132,8 @@ cache_dir() {
 hash_of() { sha256sum | cut -c1-24; }
 
 # cached NAME BUILDER ARGUMENTS… - prints the path of the cache's entry NAME. What is not there is made by
-# BUILDER OUT ARGUMENTS…, which leaves a file or directory at OUT. NAME holds a hash of all that goes in. One of several
+# BUILDER OUT ARGUMENTS…, which leaves a file or directory at OUT. NAME holds a hash of all that goes in, BUILDER's own text
+# included. One of several
 # runs builds and the others wait; a run that is killed leaves nothing that looks finished.
 cached() {
     local entry

@@ -20,7 +20,7 @@ guest_kernel() {
     fi
     ((${#packages[@]})) || die "apt knows no kernel package for $name"
     uris=$(kernel_uris "${packages[@]}") || die "apt cannot tell where to get ${packages[*]}"
-    key=$(cut -d' ' -f2- <<<"$uris" | sort | hash_of)
+    key=$({ cut -d' ' -f2- <<<"$uris" | sort && declare -f build_kernel_tree; } | hash_of)
     tree=$(cached "kernel/$key" build_kernel_tree "$uris" "${packages[@]}")
     # Replaced in one step: others may be reading it.
     ln -sfn "$key" "$link.$$"

@@ -89,7 +89,7 @@ if [ -n "$output" ]; then
 fi
 if [ -n "$scratch" ]; then
     mkdir -p /new/scratch
-    mount -t ext4 -o discard /dev/vda /new/scratch || fail 'cannot mount /scratch'
+    mount -t ext4 -o discard /new/dev/vda /new/scratch || fail 'cannot mount /scratch'
     chmod 1777 /new/scratch
 fi
 
