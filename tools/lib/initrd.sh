@@ -14,7 +14,21 @@ guest_initrd() {
         shift
         modules=$(module_closure "$tree" "$@")
     fi
-    initrd_from "$TOOLS_LIB/guest-init.sh" "$modules"
+    initrd_from "$TOOLS_LIB/guest-init.sh" "$modules" "$(guest_marker)"
+}
+
+# guest_marker - prints the path of the program that writes the marker byte (guest-marker.rs), compiled.
+guest_marker() {
+    local source=$TOOLS_LIB/guest-marker.rs compiler key
+    compiler=$(rustc -vV) || die 'no rustc (hint: install a stable Rust toolchain, as for building Ampoule)'
+    key=$({ cat "$source" && printf '%s\n' "$compiler" && declare -f build_guest_marker; } | hash_of)
+    printf '%s/guest-marker\n' "$(cached "guest-marker/$key" build_guest_marker "$source")"
+}
+
+build_guest_marker() {
+    mkdir "$1"
+    run_logged 'compiling guest-marker' -- rustc --edition 2024 --crate-name guest_marker -C opt-level=s -C panic=abort -C strip=symbols \
+        -C relocation-model=static -C link-arg=-nostartfiles -C link-arg=-nostdlib -C link-arg=-static -o "$1/guest-marker" "$2"
 }
 
 # initrd_from INIT MODULES [FILE…] - a RAM disk with INIT as /init, busybox under all its names, the modules (paths, one a line) in
