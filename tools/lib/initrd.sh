@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# Initial RAM disks of busybox and a script. Needs common.sh and kernel.sh.
+
+TOOLS_LIB=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+
+# guest_initrd [TREE MODULE…] - prints the path of a small initial RAM disk for guests: it says
+# `ampoule-guest: user space`, writes the marker byte, and runs `ampoule.run=` of the command line or a
+# shell (guest-init.sh tells more). TREE (of guest_kernel) and module names: what is to be loaded first.
+guest_initrd() {
+    local modules='' tree
+    need_packages busybox-static cpio
+    if (($# > 1)); then
+        tree=$1
+        shift
+        modules=$(module_closure "$tree" "$@")
+    fi
+    initrd_from "$TOOLS_LIB/guest-init.sh" "$modules" "$(guest_marker)"
+}
+
+# guest_marker - prints the path of the program that writes the marker byte (guest-marker.rs), compiled.
+guest_marker() {
+    local source=$TOOLS_LIB/guest-marker.rs compiler key
+    compiler=$(rustc -vV) || die 'no rustc (hint: install a stable Rust toolchain, as for building Ampoule)'
+    key=$({ cat "$source" && printf '%s\n' "$compiler" && declare -f build_guest_marker; } | hash_of)
+    printf '%s/guest-marker\n' "$(cached "guest-marker/$key" build_guest_marker "$source")"
+}
+
+build_guest_marker() {
+    mkdir "$1"
+    run_logged 'compiling guest-marker' -- rustc --edition 2024 --crate-name guest_marker -C opt-level=s -C panic=abort -C strip=symbols \
+        -C relocation-model=static -C link-arg=-nostartfiles -C link-arg=-nostdlib -C link-arg=-static -o "$1/guest-marker" "$2"
+}
+
+# initrd_from INIT MODULES [FILE…] - a RAM disk with INIT as /init, busybox under all its names, the modules (paths, one a line) in
+# /modules in the order to load them in (/modules/order), and the files in /.
+initrd_from() {
+    local init=$1 modules=$2 key
+    shift 2
+    key=$({
+        sha256sum <"$init"
+        sha256sum <"$(busybox_static)"
+        # A module's path names its kernel's tree, which never changes.
+        printf '%s\n' "$modules" "$@"
+        declare -f build_initrd
+        # shellcheck disable=SC2016 # not ours to expand
+        (($# == 0)) || sha256sum -- "$@"
+    } | hash_of)
+    cached "initrd/$key.cpio" build_initrd "$init" "$modules" "$@"
+}
+
+busybox_static() {
+    local busybox
+    busybox=$(command -v busybox) || die 'no busybox (hint: sudo apt-get install busybox-static)'
+    printf '%s\n' "$busybox"
+}
+
+build_initrd() {
+    local out=$1 init=$2 modules=$3 root=$1.root module applet
+    shift 3
+    rm -rf "$root"
+    mkdir -p "$root"/{bin,dev,etc,modules,mnt,proc,root,run,sys,tmp}
+    cp "$(busybox_static)" "$root/bin/busybox"
+    while read -r applet; do
+        [[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
+    done < <("$root/bin/busybox" --list)
+    install -m 755 "$init" "$root/init"
+    : >"$root/modules/order"
+    while read -r module; do
+        [[ -n $module ]] || continue
+        copy_module "$module" "$root/modules"
+        module=${module##*/}
+        printf '%s\n' "${module%%.ko*}.ko" >>"$root/modules/order"
+    done <<<"$modules"
+    (($# == 0)) || cp -- "$@" "$root/"
+    # Not compressed: unpacking would cost the guest more than copying costs the host, above all on an emulated CPU.
+    # Owned by root and in one order, so that the same inputs give the same bytes.
+    (cd "$root" && find . -mindepth 1 | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet) >"$out"
+    rm -rf "$root"
+}
