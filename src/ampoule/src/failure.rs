@@ -48,7 +48,10 @@ mod tests {
     #[test]
     fn a_hint_stands_at_the_end_of_the_first_line() {
         let failure = Failure::new("kernel /x", "is empty").hint("another");
-        assert_eq!(failure.to_string(), "ampoule: kernel /x: is empty (hint: another)");
+        assert_eq!(
+            failure.to_string(),
+            "ampoule: kernel /x: is empty (hint: another)"
+        );
         let failure = Failure::new("a", "b\n more").hint_if(Some("c"));
         assert_eq!(failure.to_string(), "ampoule: a: b (hint: c)\n more");
     }

@@ -11,9 +11,18 @@ pub const FAILED: u8 = 125;
 
 const FATAL: [(libc::c_int, &str); 6] = [
     (libc::SIGSYS, ""),
-    (libc::SIGSEGV, "this program accessed memory that is not there (SIGSEGV)"),
-    (libc::SIGBUS, "the host could not provide memory that it had promised (SIGBUS)"),
-    (libc::SIGILL, "this program met an illegal instruction (SIGILL)"),
+    (
+        libc::SIGSEGV,
+        "this program accessed memory that is not there (SIGSEGV)",
+    ),
+    (
+        libc::SIGBUS,
+        "the host could not provide memory that it had promised (SIGBUS)",
+    ),
+    (
+        libc::SIGILL,
+        "this program met an illegal instruction (SIGILL)",
+    ),
     (libc::SIGFPE, "this program divided by zero (SIGFPE)"),
     (libc::SIGABRT, "this program aborted (SIGABRT)"),
 ];
@@ -23,7 +32,10 @@ pub fn install() {
     panic::set_hook(Box::new(|info| {
         terminal::restore();
         let mut line = LineBuffer::new();
-        let _ = writeln!(line, "ampoule: a defect of this program: {info} (hint: please report it)");
+        let _ = writeln!(
+            line,
+            "ampoule: a defect of this program: {info} (hint: please report it)"
+        );
         let _ = line.flush();
         exit();
     }));
@@ -43,7 +55,10 @@ extern "C" fn on_fatal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut 
     let mut line = LineBuffer::new();
     if signal == libc::SIGSYS {
         let call = system_call_of(info);
-        let _ = write!(line, "ampoule: the sandbox stopped system call {call}: the guest may have broken into this program, or it has a defect");
+        let _ = write!(
+            line,
+            "ampoule: the sandbox stopped system call {call}: the guest may have broken into this program, or it has a defect"
+        );
     } else if let Some((_, text)) = FATAL.iter().find(|(number, _)| *number == signal) {
         let _ = write!(line, "ampoule: {text}");
     }
@@ -81,7 +96,10 @@ struct LineBuffer {
 
 impl LineBuffer {
     fn new() -> Self {
-        Self { bytes: [0; 512], length: 0 }
+        Self {
+            bytes: [0; 512],
+            length: 0,
+        }
     }
 }
 

@@ -17,7 +17,11 @@ use vmm::timeline::Timeline;
 
 /// Launch sandboxed Linux guests in micro-VMs: as light as containers, as isolated as machines
 #[derive(Parser)]
-#[command(name = "ampoule", version, after_help = "New here? `ampoule doctor` tells what this host can do.")]
+#[command(
+    name = "ampoule",
+    version,
+    after_help = "New here? `ampoule doctor` tells what this host can do."
+)]
 struct Program {
     #[command(subcommand)]
     command: Command,
@@ -67,7 +71,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     let is_failure = error.use_stderr();
     // Help that nobody can read any more is no failure of ours.
     let _ = error.print();
-    if is_failure { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }
+    if is_failure {
+        ExitCode::from(FAILED)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn print(bytes: &[u8]) -> ExitCode {

@@ -1,7 +1,9 @@
 //! The flags of `ampoule run`, and the definition that they make, alone or over a file.
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use vmm::config::{BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, ValueError, size};
+use vmm::config::{
+    BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, ValueError, size,
+};
 
 use crate::{definition, failure::Failure};
 
@@ -121,7 +123,10 @@ impl RunArgs {
     ///
     /// # Errors
     /// Whatever the file or the values are refused for, and what `find_kernel` says.
-    pub fn definition(&self, find_kernel: impl FnOnce() -> Result<PathBuf, Failure>) -> Result<Definition, Failure> {
+    pub fn definition(
+        &self,
+        find_kernel: impl FnOnce() -> Result<PathBuf, Failure>,
+    ) -> Result<Definition, Failure> {
         let mut definition = match &self.config {
             Some(path) => definition::read(path).map_err(|error| match error.position() {
                 Some(_) => Failure::at_place(error),
@@ -129,8 +134,10 @@ impl RunArgs {
             })?,
             None => {
                 let mut definition = Definition::new(BootSource::new(find_kernel()?));
-                definition.machine_config =
-                    MachineConfig { mem_size_mib: DEFAULT_MEMORY_MIB, ..MachineConfig::default() };
+                definition.machine_config = MachineConfig {
+                    mem_size_mib: DEFAULT_MEMORY_MIB,
+                    ..MachineConfig::default()
+                };
                 definition
             }
         };
@@ -160,7 +167,10 @@ impl RunArgs {
         put(&mut machine.huge_pages, self.huge_pages.as_ref());
         machine.shared_memory |= self.shared_memory;
         put(&mut definition.lifecycle.on_reboot, self.on_reboot.as_ref());
-        put(&mut definition.lifecycle.stop_timeout_s, self.stop_timeout.as_ref());
+        put(
+            &mut definition.lifecycle.stop_timeout_s,
+            self.stop_timeout.as_ref(),
+        );
     }
 }
 
@@ -190,13 +200,17 @@ mod tests {
     fn definition(flags: &[&str]) -> Result<Definition, String> {
         let parsed = <Program as clap::Parser>::try_parse_from([&["run"], flags].concat());
         let args = parsed.map_err(|error| error.to_string())?.run;
-        args.definition(|| Ok("/found".into())).map_err(|failure| failure.to_string())
+        args.definition(|| Ok("/found".into()))
+            .map_err(|failure| failure.to_string())
     }
 
     #[test]
     fn without_flags_there_is_one_cpu_and_half_a_gibibyte() {
         let definition = definition(&[]).unwrap();
-        assert_eq!(definition.boot_source.kernel_image_path, PathBuf::from("/found"));
+        assert_eq!(
+            definition.boot_source.kernel_image_path,
+            PathBuf::from("/found")
+        );
         assert_eq!(definition.machine_config.vcpu_count, 1);
         assert_eq!(definition.machine_config.mem_size_mib, 512);
     }
@@ -207,10 +221,14 @@ mod tests {
         let text = r#"{"boot-source": {"kernel_image_path": "k", "boot_args": "quiet"}, "machine-config": {"vcpu_count": 4, "mem_size_mib": 64}}"#;
         std::fs::write(file.path(), text).unwrap();
         let config = file.path().to_str().unwrap();
-        let definition = definition(&["--config", config, "--cpus", "2", "--kernel", "other"]).unwrap();
+        let definition =
+            definition(&["--config", config, "--cpus", "2", "--kernel", "other"]).unwrap();
         assert_eq!(definition.machine_config.vcpu_count, 2);
         assert_eq!(definition.machine_config.mem_size_mib, 64);
-        assert_eq!(definition.boot_source.kernel_image_path, PathBuf::from("other"));
+        assert_eq!(
+            definition.boot_source.kernel_image_path,
+            PathBuf::from("other")
+        );
         assert_eq!(definition.boot_source.boot_args.as_deref(), Some("quiet"));
     }
 
@@ -225,13 +243,20 @@ mod tests {
             let error = definition(&flags).unwrap_err();
             assert!(error.starts_with(start), "{error}");
         }
-        assert!(definition(&["--memory", "lots"]).unwrap_err().contains("--memory"));
+        assert!(
+            definition(&["--memory", "lots"])
+                .unwrap_err()
+                .contains("--memory")
+        );
     }
 
     #[test]
     fn every_flag_that_the_reference_names_exists() {
         let command = Program::command();
-        let known: Vec<_> = command.get_arguments().filter_map(|argument| argument.get_long()).collect();
+        let known: Vec<_> = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+            .collect();
         for line in definition::SCHEMA.lines() {
             if let Some(flag) = line.trim().strip_prefix(r#""x-flag": "--"#) {
                 let flag = flag.trim_end_matches(['"', ',']);

@@ -19,17 +19,30 @@ pub(super) fn take() -> Ends {
     let interactive = terminal::is_interactive(stdin.as_fd(), stdout.as_fd());
     // A background job that reads its terminal is stopped, guest and all: it gets no input instead.
     let forbidden = rustix::termios::isatty(&stdin) && !in_foreground(stdin.as_fd());
-    let input = if forbidden { None } else { own(stdin.as_fd(), OpenOptions::new().read(true)) };
+    let input = if forbidden {
+        None
+    } else {
+        own(stdin.as_fd(), OpenOptions::new().read(true))
+    };
     let output = own(stdout.as_fd(), OpenOptions::new().write(true));
     if interactive && terminal::make_raw(stdin.as_fd()) {
         eprint!("ampoule: Ctrl-A h for help, Ctrl-A x to quit\r\n");
-        return Ends { input, output, keys: Box::new(TerminalKeys::default()) };
+        return Ends {
+            input,
+            output,
+            keys: Box::new(TerminalKeys::default()),
+        };
     }
-    Ends { input, output, keys: Box::new(PlainKeys) }
+    Ends {
+        input,
+        output,
+        keys: Box::new(PlainKeys),
+    }
 }
 
 fn in_foreground(terminal: BorrowedFd) -> bool {
-    rustix::termios::tcgetpgrp(terminal).is_ok_and(|foreground| foreground == rustix::process::getpgrp())
+    rustix::termios::tcgetpgrp(terminal)
+        .is_ok_and(|foreground| foreground == rustix::process::getpgrp())
 }
 
 /// A description of our own for a pipe or a terminal, non-blocking: the flag would otherwise be everybody's who shares

@@ -21,7 +21,11 @@ impl TerminalKeys {
     fn press(&mut self, byte: u8) -> Press {
         if !self.escaped {
             self.escaped = byte == CTRL_A;
-            return if self.escaped { Press::Nothing } else { Press::Guest(byte) };
+            return if self.escaped {
+                Press::Nothing
+            } else {
+                Press::Guest(byte)
+            };
         }
         self.escaped = false;
         match byte {

@@ -64,7 +64,8 @@ fn confine_and_run(
         let hint = report::hint(&error);
         Failure::new("the machine", error).hint_if(hint)
     };
-    let mut machine = Machine::build(parts, policy, ends::take(), timeline.clone()).map_err(failed)?;
+    let mut machine =
+        Machine::build(parts, policy, ends::take(), timeline.clone()).map_err(failed)?;
     if verbose {
         report::sandbox(machine.paths_gone());
     }
@@ -90,7 +91,10 @@ fn find_kernel(args: &RunArgs, paths: &Paths) -> Result<PathBuf, Failure> {
             Ok(found) => &found.trail,
             Err(missing) => &missing.trail,
         };
-        eprint!("{}", report::indented("ampoule: kernel search", &trail.to_string()));
+        eprint!(
+            "{}",
+            report::indented("ampoule: kernel search", &trail.to_string())
+        );
     }
     found.map(|found| found.path).map_err(|missing| {
         let hint = missing.hint();
@@ -111,17 +115,23 @@ fn open_timeline(args: &RunArgs) -> Result<Option<File>, Failure> {
 fn named_descriptors(args: &RunArgs, definition: &Definition) -> Vec<RawFd> {
     let boot = &definition.boot_source;
     let timeline = args.timeline.as_ref().and_then(Option::as_ref);
-    [Some(&boot.kernel_image_path), boot.initrd_path.as_ref(), timeline]
-        .into_iter()
-        .flatten()
-        .filter_map(|path| descriptor_of(path))
-        .collect()
+    [
+        Some(&boot.kernel_image_path),
+        boot.initrd_path.as_ref(),
+        timeline,
+    ]
+    .into_iter()
+    .flatten()
+    .filter_map(|path| descriptor_of(path))
+    .collect()
 }
 
 fn descriptor_of(path: &Path) -> Option<RawFd> {
     let directories: [&[u8]; 2] = [b"/dev/fd/", b"/proc/self/fd/"];
     let bytes = path.as_os_str().as_bytes();
-    let number = directories.iter().find_map(|directory| bytes.strip_prefix(*directory))?;
+    let number = directories
+        .iter()
+        .find_map(|directory| bytes.strip_prefix(*directory))?;
     OsStr::from_bytes(number).to_str()?.parse().ok()
 }
 

@@ -27,14 +27,19 @@ const MIB: u64 = 1 << 20;
 ///
 /// # Errors
 /// The first thing that is not there, not allowed, or not what it should be.
-pub(super) fn open(definition: &Definition, paths: &Paths, timeline: &Timeline) -> Result<Parts, Failure> {
+pub(super) fn open(
+    definition: &Definition,
+    paths: &Paths,
+    timeline: &Timeline,
+) -> Result<Parts, Failure> {
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
     let command_line = config::boot_args::merge(boot.boot_args.as_deref().unwrap_or_default())
         .map_err(|error| Failure::new("--cmdline", error))?;
     let (kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
     let initrd = boot.initrd_path.as_deref().map(open_initrd).transpose()?;
-    let hypervisor = Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
+    let hypervisor =
+        Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
     let ram = machine.mem_size_mib * MIB;
     let backing = Backing {
         shared: machine.shared_memory,
@@ -57,14 +62,20 @@ pub(super) fn open(definition: &Definition, paths: &Paths, timeline: &Timeline) 
         entry,
         initrd,
         command_line,
-        topology: Topology { cpus, threads_per_core: if machine.smt { 2 } else { 1 } },
+        topology: Topology {
+            cpus,
+            threads_per_core: if machine.smt { 2 } else { 1 },
+        },
         pmu: machine.pmu,
     })
 }
 
 /// Opens a file that may turn out to be a FIFO or a device without waiting for it.
 fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
+        .open(path)
 }
 
 fn open_kernel(
@@ -74,8 +85,12 @@ fn open_kernel(
 ) -> Result<(Kernel, vmm::boot::kernel::Entry), Failure> {
     let what = || format!("kernel {}", path.display());
     let file = open_file(path).map_err(|error| Failure::new(what(), error))?;
-    let cache = paths.cache.as_ref().map(|cache| KernelCache::new(cache.join("kernel")));
-    let refused = |error: vmm::boot::kernel::KernelError| Failure::new(what(), &error).hint_if(error.hint());
+    let cache = paths
+        .cache
+        .as_ref()
+        .map(|cache| KernelCache::new(cache.join("kernel")));
+    let refused =
+        |error: vmm::boot::kernel::KernelError| Failure::new(what(), &error).hint_if(error.hint());
     let kernel = Kernel::open(file, cache.as_ref()).map_err(refused)?;
     let kind = match wanted {
         Entry::Auto => EntryKind::Auto,

@@ -47,10 +47,18 @@ pub(super) fn indented(heading: &str, lines: &str) -> String {
 pub(super) fn parts(parts: &Parts) {
     let kernel = &parts.kernel;
     let version = kernel.version().unwrap_or("of unknown version");
-    eprintln!("ampoule: kernel: {}, {version}; cache: {:?}", kernel.format(), kernel.cache_use());
+    eprintln!(
+        "ampoule: kernel: {}, {version}; cache: {:?}",
+        kernel.format(),
+        kernel.cache_use()
+    );
     eprintln!("ampoule: entry: {:x?}", parts.entry);
     eprintln!("ampoule: command line: {}", parts.command_line);
-    eprintln!("ampoule: {} vCPUs, {}", parts.topology.cpus, size::format(parts.ram));
+    eprintln!(
+        "ampoule: {} vCPUs, {}",
+        parts.topology.cpus,
+        size::format(parts.ram)
+    );
 }
 
 /// What the sandbox is made of. A terminal may be raw by now.
@@ -117,7 +125,12 @@ pub(super) fn timeline(args: &RunArgs, file: Option<File>, timeline: &Timeline) 
     let stamps = timeline.stamps();
     match (&args.timeline, file) {
         (Some(_), Some(mut file)) => {
-            let report = TimelineReport { format: 1, unit: "microseconds", since: "exec", phases: stamps };
+            let report = TimelineReport {
+                format: 1,
+                unit: "microseconds",
+                since: "exec",
+                phases: stamps,
+            };
             let written = serde_json::to_writer_pretty(&mut file, &report)
                 .map_err(io::Error::from)
                 .and_then(|()| file.write_all(b"\n"));

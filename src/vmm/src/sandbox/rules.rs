@@ -196,6 +196,19 @@ const MACHINE: &[Rule] = &[
         "a device interrupts",
     ),
     rule(
+        libc::SYS_close,
+        "close",
+        &[],
+        "stdin ended, nobody reads stdout, the previous VM goes",
+    ),
+    #[cfg(debug_assertions)]
+    rule(
+        libc::SYS_fcntl,
+        "fcntl",
+        &[Is(1, 1)],
+        "the standard library checks that what it closes is open",
+    ),
+    rule(
         libc::SYS_tgkill,
         "tgkill",
         &[OwnProcess(0), Is(2, KICK_SIGNAL)],
@@ -294,13 +307,6 @@ const POWER_ON: &[Rule] = &[
         "mmap",
         &[Masked(2, PROT_EXEC, 0), Masked(3, MAP_SHARED, MAP_SHARED)],
         "the page shared with a vCPU",
-    ),
-    rule(libc::SYS_close, "close", &[], "the previous VM goes"),
-    rule(
-        libc::SYS_eventfd2,
-        "eventfd2",
-        &[],
-        "the new serial port's events",
     ),
     rule(
         libc::SYS_lseek,
