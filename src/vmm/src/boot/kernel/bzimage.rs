@@ -5,7 +5,7 @@
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{ByteValued, GuestAddress};
 
-use super::bytes::{array, le32};
+use super::bytes::array;
 use super::layout::{LOWEST_ADDRESS, Layout};
 use super::{KernelError, Segment};
 
@@ -152,10 +152,5 @@ impl BzImage {
             address + ENTRY_64,
             None,
         )
-    }
-
-    /// The size that the build appended to the compressed kernel, except after gzip, which ends with it anyway.
-    pub(super) fn declared_size(trailer: &[u8]) -> Option<u64> {
-        le32(trailer, 0).map(u64::from)
     }
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 /// Part of every index entry's name: to change with the bytes that extraction makes of a file.
@@ -96,8 +97,10 @@ impl KernelCache {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(self.directory.join(LOCK))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| io::Error::other("another launch is filling it"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            Errno::WOULDBLOCK => io::Error::other("another launch is filling it"),
+            error => error.into(),
+        })?;
         self.sweep(|name| name.starts_with(TEMPORARY_PREFIX));
         let path = self
             .directory

@@ -8,7 +8,7 @@ use super::cache::{self, KernelCache, Key, Store};
 use super::layout::Layout;
 use super::payload::{Codec, MAX_KERNEL, PayloadError, decompress};
 use super::source::{self, Section};
-use super::{CacheUse, KernelCounters, KernelError, elf, trim};
+use super::{CacheUse, KernelCounters, KernelError, bytes, elf, trim};
 
 /// Bytes of an extracted ELF file's start to read: its header and program headers.
 const ELF_HEAD: usize = 4096;
@@ -21,10 +21,10 @@ pub(super) struct Payload<'a> {
     pub(super) codec: Codec,
     /// First byte of the compressed data in `file`.
     pub(super) offset: u64,
-    /// Bytes of compressed data.
+    /// Bytes of compressed data, with what is appended.
     pub(super) length: u64,
-    /// Its decompressed size, where the image says so.
-    pub(super) declared: Option<u64>,
+    /// Whether the decompressed size (32 bits, little-endian) is appended to the data.
+    pub(super) size_appended: bool,
 }
 
 /// An ELF kernel, ready to load.
@@ -58,19 +58,8 @@ impl Payload<'_> {
             return self.extract_to_memory(CacheUse::Off);
         };
         let key = Key::new(self.metadata);
-        if let Some((file, size)) = cache.lookup(&key) {
-            // A blob that does not parse is damaged; it gets replaced below.
-            if let Ok(layout) = layout_of(&file, size) {
-                return Ok(Extracted {
-                    file,
-                    layout,
-                    cache: CacheUse::Hit,
-                    counters: KernelCounters {
-                        cache_hits: 1,
-                        ..KernelCounters::default()
-                    },
-                });
-            }
+        if let Some(hit) = look_up(cache, &key) {
+            return Ok(hit);
         }
         match self.extract_to_cache(cache, &key) {
             Err(Failure::Cache(error)) => {
@@ -89,18 +78,8 @@ impl Payload<'_> {
         }
         let mut store = cache.begin().map_err(Failure::Cache)?;
         // Who had the lock may have stored this very kernel between our look and now.
-        if let Some((file, size)) = cache.lookup(key)
-            && let Ok(layout) = layout_of(&file, size)
-        {
-            return Ok(Extracted {
-                file,
-                layout,
-                cache: CacheUse::Hit,
-                counters: KernelCounters {
-                    cache_hits: 1,
-                    ..KernelCounters::default()
-                },
-            });
+        if let Some(hit) = look_up(cache, key) {
+            return Ok(hit);
         }
         let size = self.unpack(&mut |bytes| store.write(bytes))?;
         let layout = trimmed(store.file(), size)?;
@@ -162,7 +141,11 @@ impl Payload<'_> {
 
     /// Decompresses into `write`, whose failures are the cache's. Returns the size.
     fn unpack(&self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<u64, Failure> {
-        let section = Section::new(self.file, self.offset, self.length);
+        let appended = if self.size_appended { 4 } else { 0 };
+        let Some(length) = self.length.checked_sub(appended) else {
+            return Err(self.corrupt("it is shorter than its size field".to_owned()));
+        };
+        let section = Section::new(self.file, self.offset, length);
         let input = BufReader::with_capacity(INPUT_BUFFER, section);
         let size = decompress(self.codec, input, write).map_err(|error| match error {
             PayloadError::Write(error) => Failure::Cache(error),
@@ -172,12 +155,16 @@ impl Payload<'_> {
             }),
             PayloadError::Corrupt(reason) => self.corrupt(reason),
         })?;
-        match self.declared {
-            Some(declared) if declared != size => Err(self.corrupt(format!(
-                "it has {size} bytes where the image says {declared}"
-            ))),
-            _ => Ok(size),
+        if self.size_appended {
+            let field = source::read_exact(self.file, self.offset.saturating_add(length), 4)?;
+            let declared = bytes::le32(&field, 0).map(u64::from);
+            if declared != Some(size) {
+                return Err(self.corrupt(format!(
+                    "it has {size} bytes, and the size appended to it is another"
+                )));
+            }
         }
+        Ok(size)
     }
 
     fn corrupt(&self, reason: String) -> Failure {
@@ -204,6 +191,21 @@ impl From<ExtractError> for Failure {
     fn from(error: ExtractError) -> Self {
         Self::Extract(error)
     }
+}
+
+/// The extracted kernel from the cache. A blob that does not parse is damaged, and as good as none.
+fn look_up(cache: &KernelCache, key: &Key) -> Option<Extracted> {
+    let (file, size) = cache.lookup(key)?;
+    let layout = layout_of(&file, size).ok()?;
+    Some(Extracted {
+        file,
+        layout,
+        cache: CacheUse::Hit,
+        counters: KernelCounters {
+            cache_hits: 1,
+            ..KernelCounters::default()
+        },
+    })
 }
 
 fn layout_of(file: &File, size: u64) -> Result<Layout, ExtractError> {

@@ -151,7 +151,7 @@ impl Kernel {
             }
             Kind::BzImage => {
                 let image = bzimage::parse(&head, size)?;
-                Self::open_bzimage(file, &metadata, image, cache)
+                Self::open_bzimage(file, &metadata, &head, image, cache)
             }
             Kind::Compressed(codec) => Self::open_compressed(&file, &metadata, codec, cache),
         }
@@ -180,10 +180,11 @@ impl Kernel {
     fn open_bzimage(
         file: File,
         metadata: &Metadata,
+        head: &[u8],
         image: BzImage,
         cache: Option<&KernelCache>,
     ) -> Result<Self, KernelError> {
-        let mut kernel = match Self::extract_payload(&file, metadata, &image, cache)? {
+        let mut kernel = match Self::extract_payload(&file, metadata, head, &image, cache)? {
             Some(kernel) => kernel,
             None => Self::plain(file, image.layout()?, Format::WholeBzImage),
         };
@@ -196,28 +197,35 @@ impl Kernel {
     fn extract_payload(
         file: &File,
         metadata: &Metadata,
+        head: &[u8],
         image: &BzImage,
         cache: Option<&KernelCache>,
     ) -> Result<Option<Self>, KernelError> {
         let Some((offset, length)) = image.payload else {
             return Ok(None);
         };
-        let Some(codec) = Codec::detect(&source::read_up_to(file, offset, 8)?) else {
+        let in_head = usize::try_from(offset)
+            .ok()
+            .and_then(|at| bytes::array(head, at));
+        let magic: [u8; Codec::MAGIC] = match in_head {
+            Some(magic) => magic,
+            None => match source::read_up_to(file, offset, Codec::MAGIC)?.try_into() {
+                Ok(magic) => magic,
+                Err(_) => return Ok(None),
+            },
+        };
+        let Some(codec) = Codec::detect(&magic) else {
             return Ok(None);
         };
-        let mut payload = Payload {
+        let payload = Payload {
             file,
             metadata,
             codec,
             offset,
             length,
-            declared: None,
+            // gzip ends with its size anyway.
+            size_appended: codec != Codec::Gzip,
         };
-        if codec != Codec::Gzip {
-            payload.length = length.saturating_sub(4);
-            let trailer = source::read_exact(file, offset.saturating_add(payload.length), 4)?;
-            payload.declared = BzImage::declared_size(&trailer);
-        }
         match payload.extract(cache) {
             Ok(extracted) => Ok(Some(Self::extracted(extracted, Format::BzImage(codec)))),
             Err(ExtractError::NotElf(_) | ExtractError::Unusable(_)) => Ok(None),
@@ -237,7 +245,7 @@ impl Kernel {
             codec,
             offset: 0,
             length: metadata.len(),
-            declared: None,
+            size_appended: false,
         };
         match payload.extract(cache) {
             Ok(extracted) => Ok(Self::extracted(extracted, Format::CompressedVmlinux(codec))),

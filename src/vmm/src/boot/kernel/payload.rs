@@ -40,6 +40,9 @@ pub enum Codec {
 }
 
 impl Codec {
+    /// Bytes that tell them apart.
+    pub(super) const MAGIC: usize = 6;
+
     /// The compression of data that starts with `head`.
     pub(super) fn detect(head: &[u8]) -> Option<Self> {
         const MAGICS: &[(&[u8], Codec)] = &[

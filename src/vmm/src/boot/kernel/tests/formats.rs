@@ -208,3 +208,17 @@ fn the_zeros_that_a_build_leaves_for_bss_are_not_loaded() {
     kernel.load(&memory).unwrap();
     assert_eq!(read(&memory, 0x20_0000, 600_000), bytes);
 }
+
+#[test]
+fn the_payload_may_be_anywhere_in_the_image() {
+    let elf = Elf::kernel().build();
+    let mut payload = vec![0; 0x10000];
+    payload.extend_from_slice(&Compression::Gzip.payload(&elf));
+    let mut image = BzImage::new(&payload);
+    let length = u32::try_from(payload.len() - 0x10000).unwrap();
+    image
+        .set(0x248, &0x1_0240u32.to_le_bytes())
+        .set(0x24c, &length.to_le_bytes());
+    let kernel = open(&image.build()).unwrap();
+    assert_eq!(kernel.format(), Format::BzImage(Codec::Gzip));
+}
