@@ -37,7 +37,7 @@ pub fn install() {
             "ampoule: a defect of this program: {info} (hint: please report it)"
         );
         let _ = line.flush();
-        exit();
+        exit(FAILED);
     }));
     for (signal, _) in FATAL {
         // SAFETY: sigaction is integers and an optional function pointer, of which zero is a value.
@@ -64,7 +64,7 @@ extern "C" fn on_fatal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut 
     }
     let _ = writeln!(line);
     let _ = line.flush();
-    exit();
+    exit(FAILED);
 }
 
 /// The number of the call that a seccomp filter refused.
@@ -83,9 +83,11 @@ fn system_call_of(info: *mut libc::siginfo_t) -> i32 {
     unsafe { (*info.cast::<Sigsys>()).call }
 }
 
-fn exit() -> ! {
-    // SAFETY: ends the process without running anything else of it.
-    unsafe { libc::_exit(i32::from(FAILED)) }
+/// Ends this process at once. A confined process ends so in any case: taking it apart would need more system calls than
+/// it has, and time.
+pub fn exit(code: u8) -> ! {
+    // SAFETY: ends the process without running anything else of it; what it wrote was not buffered.
+    unsafe { libc::_exit(i32::from(code)) }
 }
 
 /// A line put together without the allocator, which a fatal signal may have interrupted.

@@ -49,13 +49,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     match program.command {
-        Command::Run(args) => match run::run(&args, &timeline) {
-            Ok(code) => ExitCode::from(code),
-            Err(failure) => {
-                eprintln!("{failure}");
-                ExitCode::from(FAILED)
-            }
-        },
+        Command::Run(args) => run::run(&args, &timeline),
         Command::Doctor(args) => doctor::run(&args),
         Command::Schema => print(definition::SCHEMA.as_bytes()),
         Command::Completion { shell } => {

@@ -25,11 +25,18 @@ pub use args::{RunArgs, Switch};
 
 use crate::{failure::Failure, kernel_search, last_words, paths::Paths, terminal};
 
-/// Runs a guest to its end, and gives the exit code.
-///
-/// # Errors
-/// When the machine is refused or fails; a guest that crashes is no error but an ending.
-pub fn run(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Failure> {
+/// Runs a guest to its end, and ends this process with the guest's exit code.
+pub fn run(args: &RunArgs, timeline: &Arc<Timeline>) -> ! {
+    let code = read_open_confine(args, timeline).unwrap_or_else(|failure| {
+        terminal::restore();
+        eprintln!("{failure}");
+        last_words::FAILED
+    });
+    last_words::exit(code)
+}
+
+/// The three phases; the exit code of a guest that ran.
+fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Failure> {
     // Read.
     let paths = Paths::current();
     let definition = args.definition(|| find_kernel(args, &paths))?;
