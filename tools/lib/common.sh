@@ -36,6 +36,10 @@ run_logged() {
     ((SECONDS - start < 3)) || log "$what: done in $((SECONDS - start)) s"
 }
 
+# with_sbin COMMAND… - finds it also where Debian keeps an ordinary user from looking. PATH itself stays as it
+# is: what a tool runs for the user gets the user's.
+with_sbin() { PATH=$PATH:/usr/sbin:/sbin "$@"; }
+
 # parse_size WORDS - 4G, 512MiB, 64 (MiB) … as bytes.
 parse_size() {
     local number suffix shift

@@ -87,7 +87,7 @@ build_kernel_tree() {
     [[ -e $tree/lib || ! -d $tree/usr/lib ]] || ln -s usr/lib "$tree/lib"
     release=$(kernel_release "$tree")
     # The package's own scripts would have done this on installing.
-    depmod -b "$tree" "$release"
+    with_sbin depmod -b "$tree" "$release"
     chmod -R go+rX "$tree"
 }
 
