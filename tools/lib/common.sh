@@ -36,6 +36,10 @@ run_logged() {
     ((SECONDS - start < 3)) || log "$what: done in $((SECONDS - start)) s"
 }
 
+# with_sbin COMMAND… - finds it also where Debian keeps an ordinary user from looking. PATH itself stays as it
+# is: what a tool runs for the user gets the user's.
+with_sbin() { PATH=$PATH:/usr/sbin:/sbin "$@"; }
+
 # parse_size WORDS - 4G, 512MiB, 64 (MiB) … as bytes.
 parse_size() {
     local number suffix shift
@@ -123,7 +127,13 @@ apt_install() {
 cache_dir() {
     local base=${XDG_CACHE_HOME:-${HOME:-}/.cache}
     # No home at all (a service, a container's odd user): a directory of one's own under /tmp.
-    [[ $base == /?* && $base != /.cache ]] || base=/tmp/ampoule-cache-$EUID
+    if [[ $base != /?* || $base == /.cache ]]; then
+        base=/tmp/ampoule-cache-$EUID
+        # Programs are run from it, and anybody may have made a directory of that name before us.
+        mkdir -m 700 "$base" 2>/dev/null || true
+        [[ ! -L $base && -O $base && $(stat -c %a "$base") == 700 ]] ||
+            die "$base is not a private directory of ours (hint: set HOME or XDG_CACHE_HOME)"
+    fi
     mkdir -p "$base/ampoule/tools" || die "cannot make the cache $base/ampoule/tools (hint: set XDG_CACHE_HOME to a directory that you may write to)"
     printf '%s\n' "$base/ampoule/tools"
 }
