@@ -87,9 +87,7 @@ impl Vcpu {
     pub fn run(&mut self, around: &Surroundings) -> Exit {
         around.timeline.mark(Phase::FirstRun);
         loop {
-            let step = self.step(around);
-            around.timeline.mark(Phase::FirstExit);
-            match step {
+            match self.step(around) {
                 Ok(Outcome::Nothing) => {}
                 Ok(Outcome::Reset) => return Exit::Reset,
                 Ok(Outcome::PowerOff) => return Exit::PowerOff,
@@ -107,7 +105,9 @@ impl Vcpu {
 
     /// Enters the guest once and serves its exit.
     fn step(&mut self, around: &Surroundings) -> Result<Outcome, Failure> {
-        match self.fd.run() {
+        let exit = self.fd.run();
+        around.timeline.mark(Phase::FirstExit);
+        match exit {
             Ok(VcpuExit::IoOut(port, data)) => {
                 let data: *const [u8] = data;
                 let unit = self.io_unit();
