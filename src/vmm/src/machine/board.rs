@@ -6,12 +6,12 @@ use crate::{
         boot_params::{self, Handover},
         cpuid,
         layout::{self, gsi},
-        msr, regs,
+        msr, regs, setup,
     },
     boot::acpi,
     bus::Bus,
     irq::Line,
-    kvm::Vm,
+    kvm::{Reserved, Vm},
     legacy::{
         i8042::ResetOnly,
         ioapic::Ioapic,
@@ -20,7 +20,13 @@ use crate::{
         serial::{SerialPort, Wire},
     },
     timeline::{Phase, Timeline},
-    vcpu::{Counters, Setup, Surroundings, Vcpu, gate::Gate},
+    vcpu::{Counters, Surroundings, Vcpu, gate::Gate},
+};
+
+const RESERVED: Reserved = Reserved {
+    vmx_tss: layout::VMX_TSS,
+    vmx_identity_map: layout::VMX_IDENTITY_MAP,
+    ioapic_pins: gsi::COUNT,
 };
 
 /// What exists from one power-on to the next reset: the VM, its devices, its vCPUs.
@@ -45,7 +51,7 @@ impl Board {
         let vm = Arc::new(Vm::create(
             &parts.hypervisor,
             parts.memory.clone(),
-            gsi::COUNT,
+            RESERVED,
         )?);
         timeline.mark(Phase::VmCreated);
         let vcpus = create_vcpus(parts, &vm)?;
@@ -112,15 +118,9 @@ fn create_vcpus(parts: &Parts, vm: &Vm) -> Result<Vec<Vcpu>, MachineError> {
             let cpuid =
                 cpuid::for_vcpu(&supported, options, index).map_err(MachineError::Registers)?;
             let entry = (index == 0).then_some(parts.entry);
-            Ok(Vcpu::new(
-                vm,
-                index,
-                &Setup {
-                    cpuid: &cpuid,
-                    msrs: &msrs,
-                    entry,
-                },
-            )?)
+            let vcpu = vm.create_vcpu(index)?;
+            setup::prepare(&vcpu, &cpuid, &msrs, entry)?;
+            Ok(Vcpu::new(vcpu, index))
         })
         .collect()
 }

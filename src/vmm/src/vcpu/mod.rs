@@ -6,7 +6,7 @@ pub mod thread;
 
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, Msrs, kvm_run};
+use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::GuestMemoryMmap;
 
@@ -14,10 +14,7 @@ pub use counters::Counters;
 pub use report::Crash;
 
 use crate::{
-    arch::x86_64::regs,
-    boot::kernel::Entry,
     bus::{Bus, Outcome},
-    kvm::{KvmError, Vm},
     timeline::{Phase, Timeline},
 };
 
@@ -54,38 +51,10 @@ pub struct Vcpu {
     index: u8,
 }
 
-/// What a vCPU starts with.
-pub struct Setup<'a> {
-    /// What CPUID tells it.
-    pub cpuid: &'a CpuId,
-    /// Model-specific registers.
-    pub msrs: &'a Msrs,
-    /// Where it starts, for the first; all others wait for the guest to start them.
-    pub entry: Option<Entry>,
-}
-
 impl Vcpu {
-    /// Adds vCPU number `index` to `vm`.
-    ///
-    /// # Errors
-    /// When KVM refuses a step.
-    pub fn new(vm: &Vm, index: u8, setup: &Setup) -> Result<Self, KvmError> {
-        let fd = vm.create_vcpu(index)?;
-        fd.set_cpuid2(setup.cpuid)
-            .map_err(KvmError::call("set a vCPU's CPUID"))?;
-        fd.set_msrs(setup.msrs)
-            .map_err(KvmError::call("set a vCPU's MSRs"))?;
-        if let Some(entry) = setup.entry {
-            let mut sregs = fd
-                .get_sregs()
-                .map_err(KvmError::call("read a vCPU's system registers"))?;
-            regs::system(&mut sregs, entry);
-            fd.set_sregs(&sregs)
-                .map_err(KvmError::call("set a vCPU's system registers"))?;
-            fd.set_regs(&regs::general(entry))
-                .map_err(KvmError::call("set a vCPU's registers"))?;
-        }
-        Ok(Self { fd, index })
+    /// Takes vCPU number `index`, ready to run.
+    pub fn new(fd: VcpuFd, index: u8) -> Self {
+        Self { fd, index }
     }
 
     /// The page that this vCPU shares with KVM, for [`thread::interruptible`].

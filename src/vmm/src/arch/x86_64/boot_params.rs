@@ -5,11 +5,11 @@ use linux_loader::loader::{
 };
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use super::Entry;
 use super::layout::{
     ACPI_TABLES, COMMAND_LINE, COMMAND_LINE_MAX, HIGH_RAM_START, HOLE_END, HOLE_START, LOW_RAM_END,
     PVH_START_INFO, ZERO_PAGE,
 };
-use crate::boot::kernel::Entry;
 
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;

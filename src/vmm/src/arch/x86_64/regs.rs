@@ -5,8 +5,8 @@
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use super::Entry;
 use super::layout::{BOOT_GDT, BOOT_PAGE_TABLES, BOOT_STACK, PVH_START_INFO, ZERO_PAGE};
-use crate::boot::kernel::Entry;
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;
