@@ -188,7 +188,7 @@ impl Machine {
         let threads = spawn_vcpus(&parts, policy, &requests)?;
         assign(&mut board, &threads);
         if policy.sandbox {
-            machine_filter(policy)?.install()?;
+            machine_filter(policy).install()?;
         }
         timeline.mark(Phase::Confined);
         Ok(Self {
@@ -349,7 +349,7 @@ impl Drop for Machine {
     }
 }
 
-fn machine_filter(policy: Policy) -> Result<Filter, SandboxError> {
+fn machine_filter(policy: Policy) -> Filter {
     Filter::new(if policy.restart {
         Role::RestartingMachine
     } else {
@@ -363,10 +363,7 @@ fn spawn_vcpus(
     policy: Policy,
     requests: &Arc<Requests>,
 ) -> Result<Vec<VcpuThread>, MachineError> {
-    let filter = policy
-        .sandbox
-        .then(|| Filter::new(Role::Vcpu))
-        .transpose()?;
+    let filter = policy.sandbox.then(|| Filter::new(Role::Vcpu));
     (0..parts.topology.cpus)
         .map(|index| {
             let filter = filter.clone();
