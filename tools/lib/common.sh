@@ -36,6 +36,10 @@ run_logged() {
     ((SECONDS - start < 3)) || log "$what: done in $((SECONDS - start)) s"
 }
 
+# with_sbin COMMAND… - finds it also where Debian keeps an ordinary user from looking. PATH itself stays as it
+# is: what a tool runs for the user gets the user's.
+with_sbin() { PATH=$PATH:/usr/sbin:/sbin "$@"; }
+
 # parse_size WORDS - 4G, 512MiB, 64 (MiB) … as bytes.
 parse_size() {
     local number suffix shift
@@ -51,6 +55,24 @@ parse_size() {
     # 10#: a leading zero does not make it octal.
     ((10#$number <= (1 << 62) >> shift)) || return 1
     printf '%s\n' "$((10#$number << shift))"
+}
+
+# need_rust [COMPONENT…] - makes sure of cargo and rustc; of clippy and rustfmt where they are asked for.
+need_rust() {
+    local home component
+    if ! cargo -V >/dev/null 2>&1; then
+        # rustup looks for its toolchains below HOME, which may be another than the one that it was installed into.
+        home=$(getent passwd "$EUID" | cut -d: -f6)
+        PATH=$home/.cargo/bin:$PATH
+        export PATH RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
+        cargo -V >/dev/null 2>&1 || die 'no cargo (hint: install a stable Rust toolchain with rustup)'
+    fi
+    # Linking is the C compiler's work.
+    command -v cc >/dev/null || need_packages gcc libc6-dev
+    for component; do
+        cargo "${component#rust}" --version >/dev/null 2>&1 || run_logged "installing $component" -- rustup component add "$component" ||
+            die "no $component (hint: rustup component add $component)"
+    done
 }
 
 # ---- apt -------------------------------------------------------------------------------------
@@ -123,7 +145,13 @@ apt_install() {
 cache_dir() {
     local base=${XDG_CACHE_HOME:-${HOME:-}/.cache}
     # No home at all (a service, a container's odd user): a directory of one's own under /tmp.
-    [[ $base == /?* && $base != /.cache ]] || base=/tmp/ampoule-cache-$EUID
+    if [[ $base != /?* || $base == /.cache ]]; then
+        base=/tmp/ampoule-cache-$EUID
+        # Programs are run from it, and anybody may have made a directory of that name before us.
+        mkdir -m 700 "$base" 2>/dev/null || true
+        [[ ! -L $base && -O $base && $(stat -c %a "$base") == 700 ]] ||
+            die "$base is not a private directory of ours (hint: set HOME or XDG_CACHE_HOME)"
+    fi
     mkdir -p "$base/ampoule/tools" || die "cannot make the cache $base/ampoule/tools (hint: set XDG_CACHE_HOME to a directory that you may write to)"
     printf '%s\n' "$base/ampoule/tools"
 }

@@ -25,10 +25,14 @@ unsafe extern "C" fn _start() -> ! {
     }
     if failed == 0 {
         // SAFETY: the port is ours by now; writing to it is what it is for.
-        unsafe { asm!("out dx, al", in("dx") PORT, in("al") MARKER, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("out dx, al", in("dx") PORT, in("al") MARKER, options(nomem, nostack, preserves_flags))
+        };
     }
     // SAFETY: ends the process.
-    unsafe { asm!("syscall", in("rax") EXIT, in("rdi") usize::from(failed != 0), options(noreturn, nostack)) }
+    unsafe {
+        asm!("syscall", in("rax") EXIT, in("rdi") usize::from(failed != 0), options(noreturn, nostack))
+    }
 }
 
 #[panic_handler]

@@ -87,7 +87,7 @@ build_kernel_tree() {
     [[ -e $tree/lib || ! -d $tree/usr/lib ]] || ln -s usr/lib "$tree/lib"
     release=$(kernel_release "$tree")
     # The package's own scripts would have done this on installing.
-    depmod -b "$tree" "$release"
+    with_sbin depmod -b "$tree" "$release"
     chmod -R go+rX "$tree"
 }
 
@@ -147,7 +147,7 @@ decompress_bzimage() {
 number_at() { od -An -tu"$3" -j "$(($2))" -N "$3" "$1" | tr -d ' '; }
 
 # module_closure TREE NAME… - the modules' files with all that they need, in the order to load them in. What
-# is built into this kernel is left out.
+# is built into this kernel is left out, and so is a NAME? that this kernel has not.
 module_closure() {
     local modules
     modules=$(kernel_modules "$1")
@@ -161,8 +161,9 @@ module_closure() {
         END {
             count = split(wanted, names, " ")
             for (i = 1; i <= count; i++) {
+                optional = sub(/[?]$/, "", names[i])
                 key = name(names[i])
-                if (key in builtin) continue
+                if (key in builtin || (optional && !(key in of))) continue
                 if (!(key in of)) { print "no module " names[i] " in " base > "/dev/stderr"; exit 1 }
                 # Whole closure already, its nearest dependency first.
                 for (j = split(needs[of[key]], deps, " "); j > 0; j--) load(deps[j])

@@ -47,6 +47,13 @@ mkdir -p /new/proc /new/sys /new/dev /new/run /new/tmp
 mount -t tmpfs -o mode=755,nosuid,nodev run /new/run
 cp /lab-relay /new/run/lab-relay
 
+# While the disk has its usual name, by which the list of mounts will call it.
+if [ -n "$scratch" ]; then
+    mkdir -p /new/scratch
+    mount -t ext4 -o discard /dev/vda /new/scratch || fail 'cannot mount /scratch'
+    chmod 1777 /new/scratch
+fi
+
 mount --move /proc /new/proc
 mount --move /dev /new/dev
 mount -t sysfs sysfs /new/sys
@@ -86,11 +93,6 @@ if [ -n "$modules" ]; then
 fi
 if [ -n "$output" ]; then
     mount -t 9p -o trans=virtio,version=9p2000.L,msize=507904,cache=mmap output "/new$output" || fail "cannot mount $output"
-fi
-if [ -n "$scratch" ]; then
-    mkdir -p /new/scratch
-    mount -t ext4 -o discard /new/dev/vda /new/scratch || fail 'cannot mount /scratch'
-    chmod 1777 /new/scratch
 fi
 
 ip link set lo up

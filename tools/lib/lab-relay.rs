@@ -13,15 +13,14 @@
 
 use std::collections::VecDeque;
 use std::env;
-use std::ffi::{OsStr, OsString, c_char, c_int, c_ulong, c_void};
+use std::ffi::{OsStr, OsString, c_int, c_ulong, c_void};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio, exit};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -60,7 +59,6 @@ unsafe extern "C" {
     fn umask(mask: u32) -> u32;
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize;
-    fn access(path: *const c_char, mode: c_int) -> c_int;
 }
 
 #[repr(C)]
@@ -80,7 +78,7 @@ const SIG_DFL: usize = 0;
 fn main() {
     let mut arguments = env::args_os().skip(1);
     match arguments.next().as_deref().and_then(OsStr::to_str) {
-        Some("host") => host(arguments.collect()),
+        Some("host") => host(&arguments.collect::<Vec<_>>()),
         // The kernel passes process 1 nothing that we choose; its number says enough.
         Some("guest") | None if std::process::id() == 1 => guest(),
         _ => fail("lab-relay: started by tools/lab, not by hand"),
@@ -108,7 +106,10 @@ fn read_frame(from: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     from.read_exact(&mut head)?;
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
     if length > LONGEST_FRAME {
-        return Err(io::Error::new(ErrorKind::InvalidData, "a frame of impossible length"));
+        return Err(io::Error::new(
+            ErrorKind::InvalidData,
+            "a frame of impossible length",
+        ));
     }
     let mut payload = vec![0; length];
     from.read_exact(&mut payload)?;
@@ -131,7 +132,9 @@ impl Request {
         let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
         let mut bytes = Vec::new();
         let mut put = |parts: &[&[u8]]| {
-            parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            for part in parts {
+                bytes.extend_from_slice(part);
+            }
             bytes.push(0);
         };
         put(&[self.directory.as_bytes()]);
@@ -140,7 +143,9 @@ impl Request {
         put(&[groups.join(" ").as_bytes()]);
         put(&[self.command.len().to_string().as_bytes()]);
         self.command.iter().for_each(|word| put(&[word.as_bytes()]));
-        self.environment.iter().for_each(|(key, value)| put(&[key.as_bytes(), b"=", value.as_bytes()]));
+        self.environment
+            .iter()
+            .for_each(|(key, value)| put(&[key.as_bytes(), b"=", value.as_bytes()]));
         bytes
     }
 
@@ -152,10 +157,16 @@ impl Request {
             directory: string(strings.next()?),
             uid: number(strings.next()?)?,
             gid: number(strings.next()?)?,
-            groups: strings.next()?.split(|&byte| byte == b' ').filter_map(number).collect(),
+            groups: strings
+                .next()?
+                .split(|&byte| byte == b' ')
+                .filter_map(number)
+                .collect(),
             command: {
                 let count = number(strings.next()?)?;
-                (0..count).map(|_| strings.next().map(string)).collect::<Option<_>>()?
+                (0..count)
+                    .map(|_| strings.next().map(string))
+                    .collect::<Option<_>>()?
             },
             environment: strings
                 .filter_map(|entry| {
@@ -181,7 +192,10 @@ impl Tail {
         thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(count @ 1..) = from.read(&mut chunk) {
-                let bytes = &mut into.lock().expect("no thread panics while it holds the tail").0;
+                let bytes = &mut into
+                    .lock()
+                    .expect("no thread panics while it holds the tail")
+                    .0;
                 bytes.extend(&chunk[..count]);
                 let excess = bytes.len().saturating_sub(Self::KEPT);
                 bytes.drain(..excess);
@@ -192,9 +206,17 @@ impl Tail {
     fn show(&self) {
         let bytes: Vec<u8> = self.0.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        for line in &lines[lines.len().saturating_sub(30)..] {
-            eprintln!("lab: | {}", line.trim_end().escape_debug());
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect();
+        for line in &lines[lines.len().saturating_sub(60)..] {
+            // Firmware and kernel also send what would move the terminal's cursor.
+            let line: String = line
+                .chars()
+                .filter(|character| !character.is_control())
+                .collect();
+            eprintln!("lab: | {}", line.trim_end());
         }
     }
 }
@@ -219,7 +241,10 @@ impl Qemu {
         let parent = std::process::id();
         let mut qemu = Command::new(&command[0]);
         qemu.args(&command[1..])
-            .args(["-chardev", &format!("socket,id=lab,fd={}", inherited.as_raw_fd())])
+            .args([
+                "-chardev",
+                &format!("socket,id=lab,fd={}", inherited.as_raw_fd()),
+            ])
             .args(["-device", "virtserialport,chardev=lab,nr=1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -240,15 +265,25 @@ impl Qemu {
         let said = Arc::new(Mutex::new(Tail::default()));
         let stdout = child.stdout.take().expect("piped above");
         let stderr = child.stderr.take().expect("piped above");
-        let listeners = vec![Tail::collect(stdout, said.clone()), Tail::collect(stderr, said.clone())];
+        let listeners = vec![
+            Tail::collect(stdout, said.clone()),
+            Tail::collect(stderr, said.clone()),
+        ];
         // With `inherited` and `theirs` dropped here, the line ends when QEMU does.
-        Ok(Self { child, line: ours, said, listeners })
+        Ok(Self {
+            child,
+            line: ours,
+            said,
+            listeners,
+        })
     }
 
     fn kill(&mut self) -> ExitStatus {
         // It may have ended by itself: then there is nothing to kill.
         drop(self.child.kill());
-        self.child.wait().expect("QEMU is our child and waited for once")
+        self.child
+            .wait()
+            .expect("QEMU is our child and waited for once")
     }
 
     fn fail(mut self, why: &str) -> ! {
@@ -269,31 +304,45 @@ impl Qemu {
 }
 
 /// `lab-relay host UID GID GROUPS WORDS COMMAND… QEMU…`: COMMAND has WORDS words, GROUPS are separated by spaces.
-fn host(arguments: Vec<OsString>) -> ! {
+fn host(arguments: &[OsString]) -> ! {
     let number = |index: usize| -> u32 {
         let text = arguments.get(index).and_then(|word| word.to_str());
-        text.and_then(|text| text.parse().ok()).unwrap_or_else(|| fail("lab-relay: bad arguments"))
+        text.and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| fail("lab-relay: bad arguments"))
     };
     let words = number(3) as usize;
-    let Some((command, qemu)) = arguments[4..].split_at_checked(words).filter(|(_, qemu)| !qemu.is_empty()) else {
+    let Some((command, qemu)) = arguments[4..]
+        .split_at_checked(words)
+        .filter(|(_, qemu)| !qemu.is_empty())
+    else {
         fail("lab-relay: bad arguments")
     };
     let groups = arguments[2].to_str().unwrap_or_default();
-    let directory = env::current_dir().unwrap_or_else(|error| fail(&format!("the working directory: {error}")));
+    let directory =
+        env::current_dir().unwrap_or_else(|error| fail(&format!("the working directory: {error}")));
     let request = Request {
         directory: directory.into_os_string(),
         uid: number(0),
         gid: number(1),
-        groups: groups.split(' ').filter_map(|group| group.parse().ok()).collect(),
+        groups: groups
+            .split(' ')
+            .filter_map(|group| group.parse().ok())
+            .collect(),
         command: command.to_vec(),
         environment: env::vars_os().collect(),
     };
 
-    let mut qemu = Qemu::start(qemu).unwrap_or_else(|error| fail(&format!("cannot start QEMU: {error}")));
+    let mut qemu =
+        Qemu::start(qemu).unwrap_or_else(|error| fail(&format!("cannot start QEMU: {error}")));
     if let Err(error) = greet(&mut qemu.line, &request) {
         qemu.fail(&match error.kind() {
-            ErrorKind::WouldBlock => format!("the lab did not come up within {} s", BOOT_TIMEOUT.as_secs()),
-            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => "the lab did not come up".into(),
+            ErrorKind::WouldBlock => format!(
+                "the lab did not come up within {} s",
+                BOOT_TIMEOUT.as_secs()
+            ),
+            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+                "the lab did not come up".into()
+            }
             _ => format!("the lab did not come up: {error}"),
         });
     }
@@ -325,7 +374,10 @@ fn greet(line: &mut UnixStream, request: &Request) -> io::Result<()> {
     line.set_read_timeout(Some(BOOT_TIMEOUT))?;
     let (kind, _) = read_frame(line)?;
     if kind != HELLO {
-        return Err(io::Error::new(ErrorKind::InvalidData, "it speaks another language"));
+        return Err(io::Error::new(
+            ErrorKind::InvalidData,
+            "it speaks another language",
+        ));
     }
     line.set_read_timeout(None)?;
     line.write_all(&frame(REQUEST, &request.encode()))?;
@@ -386,17 +438,16 @@ fn write_fully(descriptor: RawFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         // SAFETY: `bytes` is readable for its whole length.
         let count = unsafe { write(descriptor, bytes.as_ptr().cast(), bytes.len()) };
-        match usize::try_from(count) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if !is_passing(&error) {
-                    return Err(error);
-                }
-                // Whoever gave us this descriptor made it non-blocking.
-                thread::sleep(Duration::from_millis(5));
-            }
+        if let Ok(count) = usize::try_from(count) {
+            bytes = &bytes[count..];
+            continue;
         }
+        let error = io::Error::last_os_error();
+        if !is_passing(&error) {
+            return Err(error);
+        }
+        // Whoever gave us this descriptor made it non-blocking.
+        thread::sleep(Duration::from_millis(5));
     }
     Ok(())
 }
@@ -424,8 +475,11 @@ impl Read for Port {
 type Sender = Arc<Mutex<File>>;
 
 fn send(port: &Sender, kind: u8, payload: &[u8]) {
-    let mut port = port.lock().expect("no thread panics while it holds the port");
-    port.write_all(&frame(kind, payload)).expect("the port takes what it is given");
+    let mut port = port
+        .lock()
+        .expect("no thread panics while it holds the port");
+    port.write_all(&frame(kind, payload))
+        .expect("the port takes what it is given");
 }
 
 /// Process 1 of the lab. A panic here is the kernel's too, ends QEMU, and so is reported by the host.
@@ -452,10 +506,9 @@ fn open_port() -> File {
     for _ in 0..6000 {
         let port = fs::read_dir("/dev").ok().into_iter().flatten().flatten();
         let mut port = port.filter(|entry| entry.file_name().as_bytes().starts_with(b"vport"));
-        if let Some(entry) = port.next() {
-            if let Ok(file) = OpenOptions::new().read(true).write(true).open(entry.path()) {
-                return file;
-            }
+        let open = |path| OpenOptions::new().read(true).write(true).open(path).ok();
+        if let Some(file) = port.next().and_then(|entry| open(entry.path())) {
+            return file;
         }
         thread::sleep(Duration::from_millis(5));
     }
@@ -474,7 +527,8 @@ fn run(request: Request, from_host: Port, port: &Sender) -> u8 {
     thread::spawn(move || feed(from_host, &mut stdin));
     let mut done = [0; 2];
     // SAFETY: `done` has room for the two descriptors.
-    assert_eq!(unsafe { pipe(done.as_mut_ptr()) }, 0, "descriptors are left");
+    let made = unsafe { pipe(done.as_mut_ptr()) };
+    assert_eq!(made, 0, "descriptors are left");
     let stdout = forward(child.stdout.take().expect("piped"), STDOUT, port, done[0]);
     let stderr = forward(child.stderr.take().expect("piped"), STDERR, port, done[0]);
 
@@ -487,11 +541,21 @@ fn run(request: Request, from_host: Port, port: &Sender) -> u8 {
 
 fn spawn(request: Request) -> Result<Child, (u8, String)> {
     let fail = |what: &str, error: io::Error| (125, format!("{what}: {error}"));
-    let Request { directory, uid, gid, groups, command, environment } = request;
+    let Request {
+        directory,
+        uid,
+        gid,
+        groups,
+        command,
+        environment,
+    } = request;
 
     let runtime = format!("/run/user/{uid}");
     fs::create_dir_all("/run/user").map_err(|error| fail("/run/user", error))?;
-    fs::DirBuilder::new().mode(0o700).create(&runtime).map_err(|error| fail(&runtime, error))?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&runtime)
+        .map_err(|error| fail(&runtime, error))?;
     chown(&runtime, Some(uid), Some(gid)).map_err(|error| fail(&runtime, error))?;
     // As root: the user's own rights to the way there are not asked, as `su` does not.
     env::set_current_dir(&directory).map_err(|error| fail(&directory.to_string_lossy(), error))?;
@@ -509,7 +573,13 @@ fn spawn(request: Request) -> Result<Child, (u8, String)> {
     // SAFETY: between fork and exec only system calls are made, no memory is allocated.
     unsafe {
         child.pre_exec(move || {
-            let done = |result: c_int| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+            let done = |result: c_int| {
+                if result < 0 {
+                    Err(io::Error::last_os_error())
+                } else {
+                    Ok(())
+                }
+            };
             done(setsid())?;
             umask(0o022);
             done(setgroups(groups.len(), groups.as_ptr()))?;
@@ -518,19 +588,13 @@ fn spawn(request: Request) -> Result<Child, (u8, String)> {
         });
     }
     child.spawn().map_err(|error| {
-        let code = if error.kind() == ErrorKind::NotFound && !is_there(name) { 127 } else { 126 };
+        let code = if error.kind() == ErrorKind::NotFound {
+            127
+        } else {
+            126
+        };
         (code, format!("{}: {error}", name.to_string_lossy()))
     })
-}
-
-/// A script whose interpreter is missing is not found either, to `execve`; to a shell it is there.
-fn is_there(command: &OsStr) -> bool {
-    command.as_bytes().contains(&b'/') && {
-        let mut path = command.as_bytes().to_vec();
-        path.push(0);
-        // SAFETY: `path` ends with a zero byte.
-        unsafe { access(path.as_ptr().cast(), 0) == 0 }
-    } && fs::metadata(Path::new(command)).is_ok_and(|file| file.permissions().mode() & 0o111 == 0)
 }
 
 /// Standard input, until its end. A command that no longer reads must not stop us: what is left is thrown away.
@@ -546,12 +610,21 @@ fn feed(mut from_host: Port, stdin: &mut impl Write) {
 
 /// Passes on what the command and its children write, until the pipe ends or, once `done` is closed at the other end,
 /// is empty: a daemon that the command left behind does not hold the lab.
-fn forward(mut from: impl Read + AsRawFd + Send + 'static, kind: u8, port: &Sender, done: RawFd) -> JoinHandle<()> {
+fn forward(
+    mut from: impl Read + AsRawFd + Send + 'static,
+    kind: u8,
+    port: &Sender,
+    done: RawFd,
+) -> JoinHandle<()> {
     let port = port.clone();
     thread::spawn(move || {
         let mut chunk = vec![0; CHUNK];
         loop {
-            let mut fds = [from.as_raw_fd(), done].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+            let mut fds = [from.as_raw_fd(), done].map(|fd| PollFd {
+                fd,
+                events: POLLIN,
+                revents: 0,
+            });
             // SAFETY: `fds` is an array of that many.
             if unsafe { poll(fds.as_mut_ptr(), 2, -1) } < 0 {
                 continue;
@@ -574,10 +647,12 @@ fn reap_until(command: u32) -> u8 {
     loop {
         let mut status = 0;
         // SAFETY: `status` is a place for the result.
-        let pid = unsafe { waitpid(-1, &mut status, 0) };
+        let pid = unsafe { waitpid(-1, &raw mut status, 0) };
         if u32::try_from(pid).ok() == Some(command) {
             let status = ExitStatus::from_raw(status);
-            let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+            let code = status
+                .code()
+                .or_else(|| status.signal().map(|signal| 128 + signal));
             return code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125);
         }
         if pid < 0 && io::Error::last_os_error().kind() != ErrorKind::Interrupted {

@@ -1,23 +1,42 @@
-//! Interrupt lines: what a device pulls when it wants the guest's attention.
+//! Interrupts: messages to local APICs, and the lines that devices pull when they want the guest's attention.
 use std::sync::Arc;
 
-use crate::legacy::ioapic::Ioapic;
+use crate::kvm::Vm;
 
-/// One edge-triggered line, a pin of the I/O APIC.
+/// Sends message-signalled interrupts to local APICs.
+pub trait MessageSender: Send + Sync {
+    /// Delivers the message `data` written to `address`, as a PCI device would (Intel SDM 3A §11.11).
+    fn send(&self, address: u32, data: u32);
+}
+
+impl MessageSender for Vm {
+    fn send(&self, address: u32, data: u32) {
+        // A vector or destination that no local APIC accepts is the guest's own mistake: hardware loses it too.
+        let _ = self.signal_msi(address, data);
+    }
+}
+
+/// Takes edges on numbered lines (global system interrupts).
+pub trait Controller: Send + Sync {
+    /// One edge on line `gsi`; unknown lines are ignored.
+    fn trigger(&self, gsi: u8);
+}
+
+/// One edge-triggered line.
 #[derive(Clone)]
 pub struct Line {
-    ioapic: Arc<Ioapic>,
+    controller: Arc<dyn Controller>,
     gsi: u8,
 }
 
 impl Line {
-    /// The line to pin `gsi`.
-    pub fn new(ioapic: Arc<Ioapic>, gsi: u8) -> Self {
-        Self { ioapic, gsi }
+    /// The line `gsi` of `controller`.
+    pub fn new(controller: Arc<dyn Controller>, gsi: u8) -> Self {
+        Self { controller, gsi }
     }
 
     /// One edge.
     pub fn trigger(&self) {
-        self.ioapic.trigger(self.gsi);
+        self.controller.trigger(self.gsi);
     }
 }

@@ -70,7 +70,6 @@ pub struct RunArgs {
 
     /// Print where the launch's time went, or write it to FILE as JSON
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
-    #[expect(clippy::option_option, reason = "absent, without a value, with one")]
     pub timeline: Option<Option<PathBuf>>,
 
     /// Say what is found and done

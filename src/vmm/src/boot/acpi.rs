@@ -15,9 +15,8 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::arch::x86_64::layout::{
-    ACPI_TABLES, ACPI_TABLES_END, COM1_PORT, COM1_PORTS, IOAPIC, LOCAL_APIC, POWER_PORT, gsi,
+    ACPI_TABLES, ACPI_TABLES_END, COM1_PORT, COM1_PORTS, IOAPIC, LOCAL_APIC, POWER_PORT, gsi, power,
 };
-use crate::legacy::power;
 
 const OEM: [u8; 6] = *b"AMPOUL";
 const TABLE: [u8; 8] = *b"AMPOULE ";

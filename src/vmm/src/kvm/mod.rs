@@ -7,7 +7,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 use thiserror::Error;
 
-pub use vm::Vm;
+pub use vm::{Reserved, Vm};
 
 /// Why KVM cannot be used, or refused something.
 #[derive(Debug, Error)]

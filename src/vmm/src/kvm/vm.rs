@@ -3,10 +3,17 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::{Hypervisor, KvmError};
-use crate::{
-    arch::x86_64::layout::{VMX_IDENTITY_MAP, VMX_TSS},
-    legacy::ioapic::MessageSender,
-};
+
+/// Guest physical addresses and interrupts that KVM is told of when a VM is created.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserved {
+    /// Three pages below 4 GiB that VMX without unrestricted guests needs.
+    pub vmx_tss: u32,
+    /// One page below 4 GiB for VMX's identity map in real mode.
+    pub vmx_identity_map: u32,
+    /// Pins of the I/O APIC that user space has.
+    pub ioapic_pins: u8,
+}
 
 /// A VM: guest RAM and local APICs, to which vCPUs are added.
 #[derive(Debug)]
@@ -17,8 +24,8 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Creates a VM over `memory` with split interrupt controllers: local APICs in the kernel, `ioapic_pins` reserved
-    /// for an I/O APIC in user space.
+    /// Creates a VM over `memory` with split interrupt controllers: local APICs in the kernel, the rest of
+    /// `reserved` for an I/O APIC in user space and for VMX.
     ///
     /// The order matters. Interrupt controllers and ioeventfds start a grace period that every later memory slot
     /// waits for, 5 to 14 ms; so all slots come first, among them the ones that VMX needs.
@@ -28,20 +35,20 @@ impl Vm {
     pub fn create(
         hypervisor: &Hypervisor,
         memory: GuestMemoryMmap,
-        ioapic_pins: u8,
+        reserved: Reserved,
     ) -> Result<Self, KvmError> {
         let fd = create_vm(hypervisor)?;
         set_memory(&fd, &memory)?;
-        fd.set_identity_map_address(VMX_IDENTITY_MAP)
+        fd.set_identity_map_address(reserved.vmx_identity_map.into())
             .map_err(KvmError::call("place the identity map"))?;
-        let tss = usize::try_from(VMX_TSS).expect("below 4 GiB");
+        let tss = usize::try_from(reserved.vmx_tss).expect("32 bits fit a usize");
         fd.set_tss_address(tss)
             .map_err(KvmError::call("place the task state segment"))?;
         let mut split = kvm_enable_cap {
             cap: KVM_CAP_SPLIT_IRQCHIP,
             ..Default::default()
         };
-        split.args[0] = u64::from(ioapic_pins);
+        split.args[0] = u64::from(reserved.ioapic_pins);
         fd.enable_cap(&split).map_err(|error| {
             hypervisor
                 .check()
@@ -52,6 +59,22 @@ impl Vm {
             fd,
             _memory: memory,
         })
+    }
+
+    /// Delivers the message `data` written to `address` to the local APICs that it names.
+    ///
+    /// # Errors
+    /// When no local APIC accepts it.
+    pub fn signal_msi(&self, address: u32, data: u32) -> Result<(), KvmError> {
+        let message = kvm_msi {
+            address_lo: address,
+            data,
+            ..Default::default()
+        };
+        self.fd
+            .signal_msi(message)
+            .map(drop)
+            .map_err(KvmError::call("deliver an interrupt"))
     }
 
     /// Adds vCPU number `index`.
@@ -90,16 +113,4 @@ fn set_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
         unsafe { fd.set_user_memory_region(slot) }.map_err(KvmError::call("map guest memory"))?;
     }
     Ok(())
-}
-
-impl MessageSender for Vm {
-    fn send(&self, address: u32, data: u32) {
-        let message = kvm_msi {
-            address_lo: address,
-            data,
-            ..Default::default()
-        };
-        // A vector or destination that no local APIC accepts is the guest's own mistake: hardware loses it too.
-        let _: Result<i32, _> = self.fd.signal_msi(message);
-    }
 }

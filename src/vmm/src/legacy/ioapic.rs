@@ -6,13 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bus::{Outcome, Registers};
-
-/// Sends message-signalled interrupts to local APICs.
-pub trait MessageSender: Send + Sync {
-    /// Delivers the message `data` written to `address`, as a PCI device would (Intel SDM 3A §11.11).
-    fn send(&self, address: u32, data: u32);
-}
+use crate::{
+    bus::{Outcome, Registers},
+    irq::{Controller, MessageSender},
+};
 
 const SELECT: u64 = 0x00;
 const WINDOW: u64 = 0x10;
@@ -43,7 +40,7 @@ pub struct IoapicState {
     pins: Vec<Pin>,
 }
 
-/// The device: registers for the guest, [`Ioapic::trigger`] for our devices.
+/// The device: registers for the guest, lines for our devices.
 pub struct Ioapic {
     sender: Arc<dyn MessageSender>,
     state: Mutex<IoapicState>,
@@ -80,14 +77,6 @@ impl Ioapic {
             *state = saved.clone();
         }
         fits
-    }
-
-    /// An edge on pin `gsi`. While the pin is masked it waits, so that no edge is lost; unknown pins are ignored.
-    pub fn trigger(&self, gsi: u8) {
-        if let Some(pin) = self.lock().pins.get_mut(usize::from(gsi)) {
-            pin.pending = true;
-            self.deliver(pin);
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, IoapicState> {
@@ -151,6 +140,16 @@ fn message(entry: u64) -> (u32, u32) {
     let address = MESSAGE_ADDRESS | (destination << 12) | (logical << 2);
     // Vector (7:0) and delivery mode (10:8).
     (address, low & 0x7ff)
+}
+
+impl Controller for Ioapic {
+    /// While the pin is masked the edge waits, so that none is lost.
+    fn trigger(&self, gsi: u8) {
+        if let Some(pin) = self.lock().pins.get_mut(usize::from(gsi)) {
+            pin.pending = true;
+            self.deliver(pin);
+        }
+    }
 }
 
 impl Registers for Ioapic {

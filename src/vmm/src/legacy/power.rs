@@ -1,16 +1,8 @@
 //! ACPI sleep and reset registers of a hardware-reduced machine (ACPI 6.5 §4.8.3.7), and its power button.
-use crate::bus::{Outcome, Registers};
-
-/// Offset of the sleep control register.
-pub const SLEEP_CONTROL: u16 = 0;
-/// Offset of the sleep status register.
-pub const SLEEP_STATUS: u16 = 1;
-/// Offset of the reset register.
-pub const RESET: u16 = 2;
-/// What a reset takes.
-pub const RESET_VALUE: u8 = 1;
-/// `SLP_TYP` of soft-off; the DSDT's `_S5_` package says so to the guest.
-pub const S5_TYPE: u8 = 5;
+use crate::{
+    arch::x86_64::layout::power::{RESET, RESET_VALUE, S5_TYPE, SLEEP_CONTROL},
+    bus::{Outcome, Registers},
+};
 
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_ENABLE: u8 = 1 << 5;

@@ -360,7 +360,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::legacy::ioapic::{Ioapic, MessageSender};
+    use crate::{irq::MessageSender, legacy::ioapic::Ioapic};
 
     #[derive(Default)]
     struct Interrupts(AtomicU64);

@@ -45,10 +45,8 @@ impl Signals {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor is new, so nobody else owns it.
-        Ok(Self {
-            file: unsafe { File::from_raw_fd(fd) },
-            requests,
-        })
+        let file = unsafe { File::from_raw_fd(fd) };
+        Ok(Self { file, requests })
     }
 }
 

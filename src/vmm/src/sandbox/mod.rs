@@ -7,6 +7,8 @@ mod descriptors;
 mod filter;
 mod paths;
 pub mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

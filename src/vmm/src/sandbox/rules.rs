@@ -68,6 +68,8 @@ mod request {
 const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS_PRIVATE: u64 = 0x22;
 const MAP_SHARED: u64 = 1;
+const MADV_DONTNEED: u64 = 4;
+const MADV_REMOVE: u64 = 9;
 const STDERR: u64 = 2;
 const EVENTFD_BYTES: u64 = 8;
 
@@ -115,8 +117,8 @@ const COMMON: &[Rule] = &[
     rule(
         libc::SYS_madvise,
         "madvise",
-        &[Is(2, 4)],
-        "glibc shrinks an arena",
+        &[Is(2, MADV_DONTNEED)],
+        "glibc shrinks an arena; private guest RAM is cleared",
     ),
 ];
 
@@ -320,7 +322,19 @@ const POWER_ON: &[Rule] = &[
         &[],
         "kernel and initrd are read again",
     ),
-    rule(libc::SYS_madvise, "madvise", &[], "guest RAM is cleared"),
+    #[cfg(target_env = "musl")]
+    rule(
+        libc::SYS_madvise,
+        "madvise",
+        &[Is(2, MADV_DONTNEED)],
+        "private guest RAM is cleared",
+    ),
+    rule(
+        libc::SYS_madvise,
+        "madvise",
+        &[Is(2, MADV_REMOVE)],
+        "shared guest RAM is cleared",
+    ),
 ];
 
 /// The rules of `role`.

@@ -140,7 +140,7 @@ impl VcpuThread {
         if thread != 0 {
             // `pthread_kill` makes other system calls with each C library, which a filter would have to allow.
             // SAFETY: the signal has a handler, installed before threads are; the thread is joined in `drop` only.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGRTMIN()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, SIGRTMIN()) };
         }
     }
 }

@@ -5,11 +5,11 @@ use linux_loader::loader::{
 };
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use super::Entry;
 use super::layout::{
     ACPI_TABLES, COMMAND_LINE, COMMAND_LINE_MAX, HIGH_RAM_START, HOLE_END, HOLE_START, LOW_RAM_END,
     PVH_START_INFO, ZERO_PAGE,
 };
-use crate::boot::kernel::Entry;
 
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
@@ -170,9 +170,7 @@ mod tests {
 
     #[test]
     fn the_zero_page_points_to_command_line_initrd_and_acpi() {
-        let entry = Entry::Linux64 {
-            address: GuestAddress(0x100_0000),
-        };
+        let entry = Entry::Linux64(GuestAddress(0x100_0000));
         let memory = memory();
         write(&memory, &handover(entry, 6 * GIB), "quiet").unwrap();
         let params: Plain<boot_params> = memory.read_obj(ZERO_PAGE).unwrap();
@@ -189,9 +187,7 @@ mod tests {
 
     #[test]
     fn the_pvh_start_info_points_to_the_rsdp_and_the_memory_map() {
-        let entry = Entry::Pvh {
-            address: GuestAddress(0x100_0000),
-        };
+        let entry = Entry::Pvh(GuestAddress(0x100_0000));
         let memory = memory();
         write(&memory, &handover(entry, 128 * MIB), "").unwrap();
         let info: Plain<hvm_start_info> = memory.read_obj(PVH_START_INFO).unwrap();

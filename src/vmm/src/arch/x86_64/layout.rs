@@ -52,14 +52,28 @@ pub const IOAPIC_SIZE: u64 = 0x1000;
 /// The local APICs' registers.
 pub const LOCAL_APIC: GuestAddress = GuestAddress(0xfee0_0000);
 /// Three pages that VMX without unrestricted guests needs; unused on other hosts.
-pub const VMX_TSS: u64 = 0xfffb_d000;
+pub const VMX_TSS: u32 = 0xfffb_d000;
 /// One page for VMX's identity map in real mode, just below the TSS.
-pub const VMX_IDENTITY_MAP: u64 = VMX_TSS - 0x1000;
+pub const VMX_IDENTITY_MAP: u32 = VMX_TSS - 0x1000;
 
-/// ACPI sleep control, sleep status and reset registers: three bytes from here.
+/// ACPI sleep control, sleep status and reset registers: three bytes from here, at the offsets in [`power`].
 pub const POWER_PORT: u16 = 0x600;
 /// Bytes of the power registers.
 pub const POWER_PORTS: u16 = 3;
+
+/// The power registers, which the ACPI tables announce and a device implements.
+pub mod power {
+    /// Offset of the sleep control register.
+    pub const SLEEP_CONTROL: u16 = 0;
+    /// Offset of the sleep status register.
+    pub const SLEEP_STATUS: u16 = 1;
+    /// Offset of the reset register.
+    pub const RESET: u16 = 2;
+    /// What a reset takes.
+    pub const RESET_VALUE: u8 = 1;
+    /// `SLP_TYP` of soft-off; the DSDT's `_S5_` package says so to the guest.
+    pub const S5_TYPE: u8 = 5;
+}
 /// First serial port.
 pub const COM1_PORT: u16 = 0x3f8;
 /// Bytes of a serial port's registers.

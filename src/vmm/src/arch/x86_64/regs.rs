@@ -5,8 +5,8 @@
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use super::Entry;
 use super::layout::{BOOT_GDT, BOOT_PAGE_TABLES, BOOT_STACK, PVH_START_INFO, ZERO_PAGE};
-use crate::boot::kernel::Entry;
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;
@@ -184,13 +184,7 @@ mod tests {
     #[test]
     fn page_tables_map_the_first_gibibyte_onto_itself() {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        write_tables(
-            &memory,
-            Entry::Linux64 {
-                address: GuestAddress(0x10_0000),
-            },
-        )
-        .unwrap();
+        write_tables(&memory, Entry::Linux64(GuestAddress(0x10_0000))).unwrap();
         let entry = |at| memory.read_obj::<u64>(GuestAddress(at)).unwrap();
         assert_eq!(entry(0x9000), 0xa003);
         assert_eq!(entry(0xa000), 0xb003);
@@ -200,9 +194,7 @@ mod tests {
 
     #[test]
     fn the_pvh_entry_is_32_bit_without_paging() {
-        let entry = Entry::Pvh {
-            address: GuestAddress(0x10_0000),
-        };
+        let entry = Entry::Pvh(GuestAddress(0x10_0000));
         let mut sregs = kvm_sregs::default();
         system(&mut sregs, entry);
         assert_eq!(sregs.cr0 & CR0_PG, 0);

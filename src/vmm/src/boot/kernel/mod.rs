@@ -29,6 +29,7 @@ use linux_loader::loader::bootparam::setup_header;
 use serde::Serialize;
 use vm_memory::GuestAddress;
 
+pub use crate::arch::x86_64::Entry;
 use bzimage::BzImage;
 pub use cache::KernelCache;
 pub use error::KernelError;
@@ -85,15 +86,6 @@ pub enum EntryKind {
     Linux64,
     /// Xen's PVH: 32-bit protected mode without paging, EBX has the start info.
     Pvh,
-}
-
-/// Where the first vCPU starts, and in which state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
-    /// In 64-bit mode at this address.
-    Linux64(GuestAddress),
-    /// In 32-bit protected mode at this address, which is below 4 GiB.
-    Pvh(GuestAddress),
 }
 
 /// What the cache did for a kernel.
