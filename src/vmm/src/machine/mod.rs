@@ -27,6 +27,7 @@ use crate::{
         initrd::{Initrd, InitrdError},
         kernel::{Entry, Kernel, KernelError},
     },
+    config::boot_args,
     kvm::{Hypervisor, KvmError},
     legacy::serial::Wire,
     sandbox::{self, Filter, PathsGone, Role, SandboxError},
@@ -304,7 +305,7 @@ impl Machine {
             Exit::Interrupted => return Ok(None),
             Exit::PowerOff => Ending::PowerOff,
             Exit::Crash(crash) => Ending::Crash(crash),
-            Exit::Reset if self.warm_boot_wanted() => Ending::Panic,
+            Exit::Reset if self.panicked() => Ending::Panic,
             Exit::Reset if self.policy.restart && self.deadline.is_none() => {
                 self.power_on_again()?;
                 return Ok(None);
@@ -316,13 +317,12 @@ impl Machine {
         Ok(Some(ending))
     }
 
-    /// Whether the guest asked for a warm reset. By our default command line, Linux does so only after a panic.
-    fn warm_boot_wanted(&self) -> bool {
+    /// Whether the guest's kernel panicked before it reset: by our default command line it asks for a warm reset then,
+    /// and only then.
+    fn panicked(&self) -> bool {
         const WARM: u16 = 0x1234;
-        self.parts
-            .memory
-            .read_obj::<u16>(WARM_BOOT_WORD)
-            .is_ok_and(|word| word == WARM)
+        let word = self.parts.memory.read_obj::<u16>(WARM_BOOT_WORD);
+        boot_args::marks_panics(&self.parts.command_line) && word.is_ok_and(|word| word == WARM)
     }
 
     /// A reset in place: the same process, files, console and threads; a new VM in cleared memory.
