@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
         (0x40, 0x80, ioapic.clone()),
     ];
     for (start, length, device) in devices {
-        bus.insert(start..start + length, device).expect("disjoint ranges");
+        bus.insert("device", start..start + length, device).expect("disjoint ranges");
     }
     for operation in bytes.chunks_exact(8) {
         let [kind, address, length, data @ ..] = operation else { unreachable!("chunks of eight") };

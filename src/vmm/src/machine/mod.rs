@@ -32,7 +32,7 @@ use crate::{
     sandbox::{self, Filter, PathsGone, Role, SandboxError},
     timeline::{Phase, Timeline},
     vcpu::{
-        Crash, Exit,
+        Crash, Exit, Surroundings,
         thread::{Assignment, VcpuThread, install_kick_handler},
     },
 };
@@ -217,9 +217,9 @@ impl Machine {
         self.state
     }
 
-    /// Exits to user space since power-on, by cause.
-    pub fn counters(&self) -> &crate::vcpu::Counters {
-        &self.board.around.counters
+    /// What the vCPUs share since the last power-on, with the counters of their exits.
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.board.around
     }
 
     /// Lets the vCPUs run: starts a created machine, resumes a paused one. No effect in other states.
