@@ -1,11 +1,7 @@
 //! Opening everything that a definition names, in one place, before this process is confined.
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{fs::File, io, path::Path};
 
+use rustix::fs::{Mode, OFlags};
 use vmm::{
     arch::x86_64::{cpuid::Topology, layout},
     boot::{
@@ -75,10 +71,9 @@ pub(super) fn open(
 
 /// Opens a file that may turn out to be a FIFO or a device without waiting for it.
 fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
-        .open(path)
+    // musl's open() would make a second system call for O_CLOEXEC.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 fn open_kernel(

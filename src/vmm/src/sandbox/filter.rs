@@ -1,4 +1,6 @@
-use seccompiler::{BpfProgram, sock_filter};
+use std::io;
+
+use libc::sock_filter;
 
 use super::{
     Role, SandboxError,
@@ -8,7 +10,7 @@ use super::{
 
 /// A compiled seccomp filter: what is not allowed raises SIGSYS, whose handler ends the process.
 #[derive(Clone, Debug)]
-pub struct Filter(BpfProgram);
+pub struct Filter(Vec<sock_filter>);
 
 impl Filter {
     /// The filter of `role`.
@@ -32,12 +34,29 @@ impl Filter {
         &self.0
     }
 
-    /// Installs it on the calling thread, for good.
+    /// Installs it on the calling thread, for good. The thread has given up the right to gain privileges.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn install(&self) -> Result<(), SandboxError> {
-        Ok(seccompiler::apply_filter(&self.0)?)
+        let program = libc::sock_fprog {
+            len: u16::try_from(self.0.len()).expect("a filter has a few hundred instructions"),
+            filter: self.0.as_ptr().cast_mut(),
+        };
+        // SAFETY: the program is valid while the call lasts, in which the kernel copies it and changes nothing.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                0,
+                &raw const program,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(SandboxError::Install(io::Error::last_os_error()))
+        }
     }
 }
 

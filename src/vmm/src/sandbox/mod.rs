@@ -33,7 +33,7 @@ pub enum SandboxError {
     Landlock(#[from] landlock::RulesetError),
     /// A filter could not be installed.
     #[error("a seccomp filter cannot be installed: {0}")]
-    Install(#[from] seccompiler::Error),
+    Install(io::Error),
 }
 
 /// What a thread is for, and so what it may ask of the kernel.

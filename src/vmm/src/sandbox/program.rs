@@ -3,7 +3,7 @@
 //! The call's number is searched for in a balanced tree. When a filter is installed Linux runs it once for every number
 //! there is, to learn which are allowed without a look at their arguments: that, and so installing, is several times
 //! cheaper for a tree than for a list.
-use seccompiler::sock_filter;
+use libc::sock_filter;
 
 /// One call: allowed if all conditions of any alternative hold.
 #[derive(Clone, Debug)]

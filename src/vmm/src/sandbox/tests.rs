@@ -25,7 +25,8 @@ fn try_call(filter: &Filter, number: i64, arguments: [u64; 6]) -> Verdict {
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
     if child == 0 {
-        let installed = filter.install().is_ok();
+        let privileges = rustix::thread::set_no_new_privs(true);
+        let installed = privileges.is_ok() && filter.install().is_ok();
         let [a, b, c, d, e, f] = arguments;
         // SAFETY: every pointer is null or small, so a call that is allowed fails or does nothing.
         unsafe {
@@ -173,7 +174,7 @@ fn a_filter_looks_at_few_instructions_per_call() {
 }
 
 /// Instructions that run until the verdict on a call, or until its arguments are looked at.
-fn steps_to_first_argument(program: &[seccompiler::sock_filter], number: u32) -> usize {
+fn steps_to_first_argument(program: &[libc::sock_filter], number: u32) -> usize {
     const ARCHITECTURE: u32 = 0xc000_003e;
     let (mut at, mut loaded, mut steps) = (0, 0, 0);
     loop {
