@@ -330,6 +330,9 @@ impl Machine {
         self.board
             .gate
             .stop(|| self.threads.iter().for_each(VcpuThread::kick));
+        self.threads
+            .iter()
+            .for_each(|thread| drop(thread.take_back()));
         crate::memory::clear(&self.parts.memory)
             .map_err(|error| MachineError::Host("to clear guest memory", error))?;
         self.board = Board::power_on(&self.parts, &self.wire, &self.timeline)?;
