@@ -11,6 +11,7 @@ use ampoule::{
     doctor::{self, DoctorArgs},
     last_words::FAILED,
     run::{self, RunArgs},
+    sandbox::{self, SandboxArgs},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
@@ -36,6 +37,7 @@ struct Program {
 enum Command {
     Run(Box<RunArgs>),
     Doctor(DoctorArgs),
+    Sandbox(SandboxArgs),
     /// Print the JSON schema of VM definitions, for editors and validators
     Schema,
     /// Print a completion script for a shell
@@ -56,6 +58,13 @@ fn main() -> ExitCode {
     match program.command {
         Command::Run(args) => run::run(&args, &timeline),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sandbox(args) => match sandbox::report(&args) {
+            Ok(report) => print(report.as_bytes()),
+            Err(error) => {
+                eprintln!("ampoule: the report cannot be made: {error}");
+                ExitCode::from(FAILED)
+            }
+        },
         Command::Schema => print(definition::SCHEMA.as_bytes()),
         Command::Completion { shell } => {
             let mut script = Vec::new();
