@@ -13,6 +13,7 @@
 mod deadline;
 mod guest;
 mod launch;
+pub mod linux;
 mod program;
 mod terminal;
 mod transcript;
