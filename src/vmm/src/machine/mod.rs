@@ -189,7 +189,7 @@ impl Machine {
         let threads = spawn_vcpus(&parts, policy, &requests)?;
         assign(&mut board, &threads);
         if policy.sandbox {
-            machine_filter(policy)?.install()?;
+            machine_filter(policy).install()?;
         }
         timeline.mark(Phase::Confined);
         Ok(Self {
@@ -330,6 +330,9 @@ impl Machine {
         self.board
             .gate
             .stop(|| self.threads.iter().for_each(VcpuThread::kick));
+        self.threads
+            .iter()
+            .for_each(|thread| drop(thread.take_back()));
         crate::memory::clear(&self.parts.memory)
             .map_err(|error| MachineError::Host("to clear guest memory", error))?;
         self.board = Board::power_on(&self.parts, &self.wire, &self.timeline)?;
@@ -349,7 +352,7 @@ impl Drop for Machine {
     }
 }
 
-fn machine_filter(policy: Policy) -> Result<Filter, SandboxError> {
+fn machine_filter(policy: Policy) -> Filter {
     Filter::new(if policy.restart {
         Role::RestartingMachine
     } else {
@@ -363,10 +366,7 @@ fn spawn_vcpus(
     policy: Policy,
     requests: &Arc<Requests>,
 ) -> Result<Vec<VcpuThread>, MachineError> {
-    let filter = policy
-        .sandbox
-        .then(|| Filter::new(Role::Vcpu))
-        .transpose()?;
+    let filter = policy.sandbox.then(|| Filter::new(Role::Vcpu));
     (0..parts.topology.cpus)
         .map(|index| {
             let filter = filter.clone();
