@@ -1,16 +1,19 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    io::Write,
-    os::unix::process::ExitStatusExt,
+    io::{self, Write},
+    os::{fd::AsRawFd, unix::process::ExitStatusExt},
     process::{Child, ExitStatus},
+    sync::Arc,
     thread,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open},
 };
+use tempfile::NamedTempFile;
 
 use crate::{
     Launch,
@@ -26,6 +29,7 @@ pub struct Guest {
     streams: Streams,
     deadline: Deadline,
     reaped: bool,
+    _files: Vec<Arc<NamedTempFile>>,
 }
 
 /// The test's ends of its streams.
@@ -69,12 +73,18 @@ impl Guest {
         Launch::run(arguments).on_terminal()
     }
 
-    pub(crate) fn of(child: Child, streams: Streams, deadline: Deadline) -> Self {
+    pub(crate) fn of(
+        child: Child,
+        streams: Streams,
+        deadline: Deadline,
+        files: Vec<Arc<NamedTempFile>>,
+    ) -> Self {
         Self {
             child,
             streams,
             deadline,
             reaped: false,
+            _files: files,
         }
     }
 
@@ -119,11 +129,24 @@ impl Guest {
     /// Types bytes as they are.
     ///
     /// # Panics
-    /// When nobody can read them any more.
+    /// When nobody can read them any more, or they are not taken in time.
     pub fn type_bytes(&mut self, bytes: &[u8]) {
+        /// A pipe that can be written to takes as much without waiting.
+        const AT_ONCE: usize = 4096;
+        for chunk in bytes.chunks(AT_ONCE) {
+            if let Err(error) = self.type_chunk(chunk) {
+                self.fail(&format!("{chunk:?} could not be typed: {error}"));
+            }
+        }
+    }
+
+    fn type_chunk(&self, chunk: &[u8]) -> io::Result<()> {
         let mut input: &File = self.streams.input.as_ref().expect("its input is open");
-        if let Err(error) = input.write_all(bytes) {
-            self.fail(&format!("{bytes:?} could not be typed: {error}"));
+        let left = self.deadline.left().ok_or(io::ErrorKind::TimedOut)?;
+        let left = Timespec::try_from(left).expect("a test's time");
+        match poll(&mut [PollFd::new(input, PollFlags::OUT)], Some(&left))? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => input.write_all(chunk),
         }
     }
 
@@ -140,6 +163,34 @@ impl Guest {
     /// Closes its input.
     pub fn close_input(&mut self) {
         self.streams.input = None;
+    }
+
+    /// Waits until the pipe of [`Launch::output_unread`] takes no more.
+    ///
+    /// # Panics
+    /// When the program ends before, or takes too long.
+    pub fn wait_until_output_stalls(&mut self) {
+        const LOOK_AGAIN: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000,
+        };
+        let output = self.streams.unread.as_ref().expect("nobody reads it");
+        let other_end = format!("/proc/self/fd/{}", output.as_raw_fd());
+        let other_end = File::options().write(true).open(other_end);
+        let other_end = other_end.expect("it is a pipe");
+        let has_room = || {
+            let mut events = [PollFd::new(&other_end, PollFlags::OUT)];
+            poll(&mut events, Some(&Timespec::default())).expect("it is a pipe") > 0
+        };
+        while has_room() {
+            if self.deadline.left().is_none() {
+                self.fail("its output did not fill a pipe");
+            }
+            // Nothing announces that a pipe is full.
+            if self.wait_for_exit(&LOOK_AGAIN) {
+                self.fail("it ended before its output filled a pipe");
+            }
+        }
     }
 
     /// Begins to read the output of [`Launch::output_unread`].
@@ -190,21 +241,26 @@ impl Guest {
     }
 
     fn wait(&mut self) -> ExitStatus {
-        let descriptor = pidfd_open(self.pid(), PidfdFlags::empty()).expect("it is our child");
         loop {
             let Some(left) = self.deadline.left() else {
                 self.fail("it did not end");
             };
-            let left = Timespec::try_from(left).expect("a test's time");
-            let mut events = [PollFd::new(&descriptor, PollFlags::IN)];
-            match poll(&mut events, Some(&left)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => break,
-                Err(error) => panic!("a process cannot be waited for: {error}"),
+            if self.wait_for_exit(&Timespec::try_from(left).expect("a test's time")) {
+                self.reaped = true;
+                return self.child.wait().expect("it is our child");
             }
         }
-        self.reaped = true;
-        self.child.wait().expect("it is our child")
+    }
+
+    /// Whether it has ended, within this time.
+    fn wait_for_exit(&self, time: &Timespec) -> bool {
+        let descriptor = pidfd_open(self.pid(), PidfdFlags::empty()).expect("it is our child");
+        let mut events = [PollFd::new(&descriptor, PollFlags::IN)];
+        match poll(&mut events, Some(time)) {
+            Ok(ready) => ready > 0,
+            Err(Errno::INTR) => false,
+            Err(error) => panic!("a process cannot be waited for: {error}"),
+        }
     }
 
     fn expect<T>(&mut self, found: Result<T, Missing>, what: impl FnOnce() -> String) -> T {

@@ -2,7 +2,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     process::{Command, Stdio},
+    sync::Arc,
 };
+
+use tempfile::NamedTempFile;
 
 use crate::{
     Guest, ampoule, deadline::Deadline, guest::Streams, terminal::Terminal, transcript::Transcript,
@@ -14,6 +17,7 @@ pub struct Launch {
     command: Command,
     input: Input,
     output: Output,
+    files: Vec<Arc<NamedTempFile>>,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,15 @@ impl Launch {
             command,
             input: Input::Piped,
             output: Output::Collected,
+            files: Vec::new(),
         }
+    }
+
+    /// Keeps a file for as long as the guest may want it.
+    #[must_use]
+    pub fn keeping(mut self, file: Arc<NamedTempFile>) -> Self {
+        self.files.push(file);
+        self
     }
 
     /// Sets a variable of its environment.
@@ -94,6 +106,7 @@ impl Launch {
             mut command,
             input,
             output,
+            files,
         } = self;
         command.stderr(Stdio::piped());
         command.stdin(match input {
@@ -123,17 +136,20 @@ impl Launch {
             errors,
             unread,
         };
-        Guest::of(child, streams, Deadline::from_now())
+        Guest::of(child, streams, Deadline::from_now(), files)
     }
 
     /// Starts it on a terminal of its own: its three streams, and the one that controls its session.
     pub fn on_terminal(self) -> (Guest, Terminal) {
-        let mut command = self.command;
+        let (mut command, files) = (self.command, self.files);
         let (terminal, streams) = Terminal::attach(&mut command);
         let child = command.spawn().expect("the program starts");
         // The command holds the terminal's other end open; with it gone, the guest's end is the terminal's.
         drop(command);
-        (Guest::of(child, streams, Deadline::from_now()), terminal)
+        (
+            Guest::of(child, streams, Deadline::from_now(), files),
+            terminal,
+        )
     }
 }
 

@@ -12,6 +12,7 @@
 //! Helpers panic where a test would fail, with all that the program and its guest have said so far.
 mod deadline;
 mod guest;
+pub mod handmade;
 mod launch;
 mod program;
 mod terminal;

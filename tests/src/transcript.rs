@@ -119,7 +119,7 @@ impl Transcript {
 
     /// Everything so far, to be shown to whoever reads why a test failed.
     pub(crate) fn shown(&self) -> String {
-        const SHOWN: usize = 64 << 10;
+        const SHOWN: usize = 4 << 10;
         let bytes = self.bytes();
         let start = bytes.len().saturating_sub(SHOWN);
         let text = String::from_utf8_lossy(&bytes[start..]).into_owned();

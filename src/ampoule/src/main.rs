@@ -6,6 +6,7 @@ use std::{
 };
 
 use ampoule::{
+    allocator::ArenaFirst,
     definition,
     doctor::{self, DoctorArgs},
     last_words::FAILED,
@@ -14,6 +15,10 @@ use ampoule::{
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
 use vmm::timeline::Timeline;
+
+// SAFETY: it is the only one.
+#[global_allocator]
+static ALLOCATOR: ArenaFirst = unsafe { ArenaFirst::new() };
 
 /// Launch sandboxed Linux guests in micro-VMs: as light as containers, as isolated as machines
 #[derive(Parser)]

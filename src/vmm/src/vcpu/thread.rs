@@ -3,7 +3,7 @@ use std::{
     cell::Cell,
     io, ptr,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI32, Ordering},
     },
     thread::{Builder, JoinHandle},
@@ -55,13 +55,19 @@ pub struct Assignment {
     pub gate: Arc<Gate>,
 }
 
-/// The next assignment, or the word that there is none.
+/// Where a thread finds its next assignment and leaves its last one.
 #[derive(Default)]
 struct Desk {
-    next: Mutex<Option<Next>>,
-    filled: Condvar,
+    papers: Mutex<Papers>,
+    changed: Condvar,
     /// The kernel's id of the thread that sits here; 0 before it does.
     thread: AtomicI32,
+}
+
+#[derive(Default)]
+struct Papers {
+    next: Option<Next>,
+    done: Option<Box<Assignment>>,
 }
 
 enum Next {
@@ -70,24 +76,26 @@ enum Next {
 }
 
 impl Desk {
-    fn put(&self, next: Next) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
-        self.filled.notify_one();
+    fn lock(&self) -> MutexGuard<'_, Papers> {
+        self.papers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Option<Box<Assignment>> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+    fn change(&self, change: impl FnOnce(&mut Papers)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until `found` finds something.
+    fn wait_for<T>(&self, found: impl Fn(&mut Papers) -> Option<T>) -> T {
+        let mut papers = self.lock();
         loop {
-            match next.take() {
-                Some(Next::Run(assignment)) => return Some(assignment),
-                Some(Next::Finish) => return None,
-                None => {
-                    next = self
-                        .filled
-                        .wait(next)
-                        .unwrap_or_else(PoisonError::into_inner)
-                }
+            if let Some(value) = found(&mut papers) {
+                return value;
             }
+            papers = self
+                .changed
+                .wait(papers)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -96,6 +104,8 @@ impl Desk {
 pub struct VcpuThread {
     handle: Option<JoinHandle<()>>,
     desk: Arc<Desk>,
+    /// This process, asked for while the sandbox still lets one ask.
+    process: u32,
 }
 
 impl VcpuThread {
@@ -119,19 +129,28 @@ impl VcpuThread {
                     Ordering::Release,
                 );
                 confine();
-                while let Some(assignment) = own.take() {
-                    serve(*assignment, exits.as_ref());
+                while let Next::Run(mut assignment) = own.wait_for(|papers| papers.next.take()) {
+                    serve(&mut assignment, exits.as_ref());
+                    own.change(|papers| papers.done = Some(assignment));
                 }
             })?;
         Ok(Self {
             handle: Some(handle),
             desk,
+            process: std::process::id(),
         })
     }
 
     /// Gives the thread its next vCPU.
     pub fn assign(&self, assignment: Assignment) {
-        self.desk.put(Next::Run(Box::new(assignment)));
+        let next = Next::Run(Box::new(assignment));
+        self.desk.change(|papers| papers.next = Some(next));
+    }
+
+    /// Takes back the assignment of a thread whose gate has been stopped. To close its vCPU is for the caller: the thread
+    /// itself cannot, since its sandbox lets it close nothing.
+    pub fn take_back(&self) -> Assignment {
+        *self.desk.wait_for(|papers| papers.done.take())
     }
 
     /// Calls the vCPU out of the guest, if it is there.
@@ -140,14 +159,14 @@ impl VcpuThread {
         if thread != 0 {
             // `pthread_kill` makes other system calls with each C library, which a filter would have to allow.
             // SAFETY: the signal has a handler, installed before threads are; the thread is joined in `drop` only.
-            unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, SIGRTMIN()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, self.process, thread, SIGRTMIN()) };
         }
     }
 }
 
 impl Drop for VcpuThread {
     fn drop(&mut self) {
-        self.desk.put(Next::Finish);
+        self.desk.change(|papers| papers.next = Some(Next::Finish));
         if let Some(handle) = self.handle.take() {
             // A panic there has been reported where it happened.
             let _ = handle.join();
@@ -156,15 +175,11 @@ impl Drop for VcpuThread {
 }
 
 /// Runs one vCPU until its machine is stopped.
-fn serve(assignment: Assignment, exits: &dyn ExitSink) {
-    let Assignment {
-        mut vcpu,
-        around,
-        gate,
-    } = assignment;
+fn serve(assignment: &mut Assignment, exits: &dyn ExitSink) {
+    let Assignment { vcpu, around, gate } = assignment;
     RUN_PAGE.set(vcpu.run_page());
     while gate.enter() {
-        let exit = vcpu.run(&around);
+        let exit = vcpu.run(around);
         gate.leave();
         if !matches!(exit, Exit::Interrupted) {
             exits.ended(exit);
