@@ -57,6 +57,24 @@ parse_size() {
     printf '%s\n' "$((10#$number << shift))"
 }
 
+# need_rust [COMPONENT…] - makes sure of cargo and rustc; of clippy and rustfmt where they are asked for.
+need_rust() {
+    local home component
+    if ! cargo -V >/dev/null 2>&1; then
+        # rustup looks for its toolchains below HOME, which may be another than the one that it was installed into.
+        home=$(getent passwd "$EUID" | cut -d: -f6)
+        PATH=$home/.cargo/bin:$PATH
+        export PATH RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
+        cargo -V >/dev/null 2>&1 || die 'no cargo (hint: install a stable Rust toolchain with rustup)'
+    fi
+    # Linking is the C compiler's work.
+    command -v cc >/dev/null || need_packages gcc libc6-dev
+    for component; do
+        cargo "${component#rust}" --version >/dev/null 2>&1 || run_logged "installing $component" -- rustup component add "$component" ||
+            die "no $component (hint: rustup component add $component)"
+    done
+}
+
 # ---- apt -------------------------------------------------------------------------------------
 
 APT_OPTIONS=(-o DPkg::Lock::Timeout=600 -o APT::Sandbox::User=root -o Acquire::Retries=0)

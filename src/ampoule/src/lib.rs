@@ -1,6 +1,7 @@
 //! The parts of the `ampoule` program: its command line's commands, and what they find on the host.
 //!
 //! The program itself (`main.rs`) only picks a command and runs it; everything that can be tested lives here.
+pub mod allocator;
 pub mod definition;
 pub mod doctor;
 pub mod failure;

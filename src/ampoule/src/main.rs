@@ -6,14 +6,19 @@ use std::{
 };
 
 use ampoule::{
+    allocator::ArenaFirst,
     definition,
     doctor::{self, DoctorArgs},
     last_words::FAILED,
     run::{self, RunArgs},
 };
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
 use vmm::timeline::Timeline;
+
+// SAFETY: it is the only one.
+#[global_allocator]
+static ALLOCATOR: ArenaFirst = unsafe { ArenaFirst::new() };
 
 /// Launch sandboxed Linux guests in micro-VMs: as light as containers, as isolated as machines
 #[derive(Parser)]
@@ -62,14 +67,36 @@ fn main() -> ExitCode {
 
 /// Prints help, or what is wrong with the command line: then the exit code is our own failure's, as everywhere.
 fn usage(error: &clap::Error) -> ExitCode {
-    let is_failure = error.use_stderr();
-    // Help that nobody can read any more is no failure of ours.
-    let _ = error.print();
-    if is_failure {
-        ExitCode::from(FAILED)
-    } else {
-        ExitCode::SUCCESS
+    if !error.use_stderr() {
+        // Help that nobody can read any more is no failure of ours.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
     }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+    } else {
+        eprintln!("{}", one_line(&error.render().to_string()));
+    }
+    ExitCode::from(FAILED)
+}
+
+/// clap's message as one of ours: what is wrong on one line, its tip as the hint.
+fn one_line(message: &str) -> String {
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let (mut what, mut hint) = (Vec::new(), None);
+    for line in message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"))
+    {
+        match line.strip_prefix("tip: ") {
+            Some(tip) => hint = hint.or(Some(tip)),
+            None if line.is_empty() || line.starts_with("For more information") => {}
+            None => what.push(line),
+        }
+    }
+    let hint = hint.unwrap_or("--help shows what there is");
+    format!("ampoule: {} (hint: {hint})", what.join(" "))
 }
 
 fn print(bytes: &[u8]) -> ExitCode {
@@ -80,5 +107,36 @@ fn print(bytes: &[u8]) -> ExitCode {
             eprintln!("ampoule: stdout: {error}");
             ExitCode::from(FAILED)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(arguments: &[&str]) -> String {
+        let Err(error) = Program::try_parse_from(arguments) else {
+            panic!("accepted")
+        };
+        one_line(&error.render().to_string())
+    }
+
+    #[test]
+    fn usage_errors_are_one_line_with_a_hint() {
+        assert_eq!(
+            message(&["ampoule", "run", "--frob"]),
+            "ampoule: unexpected argument '--frob' found (hint: --help shows what there is)"
+        );
+        let misspelt = message(&["ampoule", "run", "--initrb", "x"]);
+        assert_eq!(
+            misspelt,
+            "ampoule: unexpected argument '--initrb' found (hint: a similar argument exists: '--initrd')"
+        );
+        let unfit = message(&["ampoule", "run", "--memory", "lots"]);
+        assert!(
+            unfit.starts_with("ampoule: invalid value 'lots' for '--memory <SIZE>': "),
+            "{unfit}"
+        );
+        assert!(!unfit.contains('\n'));
     }
 }

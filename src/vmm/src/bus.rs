@@ -1,7 +1,10 @@
 //! Address maps: which device answers at which port or guest physical address.
 use std::{ops::Range, sync::Arc};
 
+use serde::Serialize;
 use thiserror::Error;
+
+use crate::metrics::Counter;
 
 /// What the machine should do after a guest's write. Devices hold no reference to the machine: they say so here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub enum Outcome {
     Reset,
     /// The guest switched itself off.
     PowerOff,
+    /// The guest's init says that user space runs.
+    UserSpace,
 }
 
 /// A device's registers as the vCPUs see them. Calls come from every vCPU thread at once, with any offset
@@ -32,57 +37,116 @@ pub enum BusError {
     Overlap(Range<u64>),
 }
 
-/// One address space: ports, or guest physical memory that is not RAM.
+/// Accesses to one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Accesses {
+    /// The device.
+    pub device: &'static str,
+    /// Reads by the guest.
+    pub reads: u64,
+    /// Writes by the guest.
+    pub writes: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    reads: Counter,
+    writes: Counter,
+}
+
+struct Entry {
+    name: &'static str,
+    range: Range<u64>,
+    device: Arc<dyn Registers>,
+    counts: Counts,
+}
+
+/// One address space: ports, or guest physical memory that is not RAM. Counts the accesses to each device.
 #[derive(Default)]
 pub struct Bus {
     // Sorted by start, ranges disjoint. A machine has a handful: a sorted vector beats a tree.
-    entries: Vec<(Range<u64>, Arc<dyn Registers>)>,
+    entries: Vec<Entry>,
+    nobody: Counts,
 }
 
 impl Bus {
-    /// Places `device` at `range`.
+    /// Places `device`, to be called `name` in reports, at `range`.
+    ///
+    /// # Errors
+    /// When the range is empty or taken.
     pub fn insert(
         &mut self,
+        name: &'static str,
         range: Range<u64>,
         device: Arc<dyn Registers>,
     ) -> Result<(), BusError> {
-        let at = self.entries.partition_point(|(r, _)| r.start < range.start);
-        let before_clear = at == 0 || self.entries[at - 1].0.end <= range.start;
+        let at = self
+            .entries
+            .partition_point(|entry| entry.range.start < range.start);
+        let before_clear = at == 0 || self.entries[at - 1].range.end <= range.start;
         let after_clear = self
             .entries
             .get(at)
-            .is_none_or(|(r, _)| range.end <= r.start);
+            .is_none_or(|entry| range.end <= entry.range.start);
         if range.is_empty() || !before_clear || !after_clear {
             return Err(BusError::Overlap(range));
         }
-        self.entries.insert(at, (range, device));
+        self.entries.insert(
+            at,
+            Entry {
+                name,
+                range,
+                device,
+                counts: Counts::default(),
+            },
+        );
         Ok(())
     }
 
-    /// The device whose range holds all of `length` bytes at `address`, and the offset in it.
-    fn find(&self, address: u64, length: usize) -> Option<(u64, &dyn Registers)> {
-        let after = self.entries.partition_point(|(r, _)| r.start <= address);
-        let (range, device) = self.entries.get(after.checked_sub(1)?)?;
+    /// The entry whose range holds all of `length` bytes at `address`, and the offset in it.
+    fn find(&self, address: u64, length: usize) -> Option<(u64, &Entry)> {
+        let after = self
+            .entries
+            .partition_point(|entry| entry.range.start <= address);
+        let entry = self.entries.get(after.checked_sub(1)?)?;
         let end = address.checked_add(u64::try_from(length).ok()?)?;
-        (end <= range.end).then(|| (address - range.start, device.as_ref()))
+        (end <= entry.range.end).then(|| (address - entry.range.start, entry))
     }
 
     /// A read by the guest. Where no device answers, all bits read as ones. Says whether a device answered.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
         data.fill(0xff);
-        match self.find(address, data.len()) {
-            Some((offset, device)) => {
-                device.read(offset, data);
-                true
-            }
-            None => false,
-        }
+        let found = self.find(address, data.len());
+        found
+            .map_or(&self.nobody, |(_, entry)| &entry.counts)
+            .reads
+            .count();
+        found
+            .map(|(offset, entry)| entry.device.read(offset, data))
+            .is_some()
     }
 
     /// A write by the guest. Where no device answers, it is lost (`None`).
     pub fn write(&self, address: u64, data: &[u8]) -> Option<Outcome> {
-        self.find(address, data.len())
-            .map(|(offset, device)| device.write(offset, data))
+        let found = self.find(address, data.len());
+        found
+            .map_or(&self.nobody, |(_, entry)| &entry.counts)
+            .writes
+            .count();
+        found.map(|(offset, entry)| entry.device.write(offset, data))
+    }
+
+    /// How often each device was accessed so far; `nobody` counts accesses that no device answered.
+    pub fn accesses(&self) -> Vec<Accesses> {
+        let devices = self.entries.iter().map(|entry| (entry.name, &entry.counts));
+        devices
+            .chain([("nobody", &self.nobody)])
+            .map(|(device, counts)| Accesses {
+                device,
+                reads: counts.reads.get(),
+                writes: counts.writes.get(),
+            })
+            .collect()
     }
 }
 
@@ -103,8 +167,10 @@ mod tests {
 
     fn bus() -> Bus {
         let mut bus = Bus::default();
-        bus.insert(0x20..0x28, Arc::new(Echo(0x20))).unwrap();
-        bus.insert(0x10..0x18, Arc::new(Echo(0x10))).unwrap();
+        bus.insert("echo", 0x20..0x28, Arc::new(Echo(0x20)))
+            .unwrap();
+        bus.insert("echo", 0x10..0x18, Arc::new(Echo(0x10)))
+            .unwrap();
         bus
     }
 
@@ -139,9 +205,23 @@ mod tests {
             0x22..0x23,
             0x40..0x40,
         ] {
-            assert!(bus().insert(range, Arc::new(Echo(0))).is_err());
+            assert!(bus().insert("echo", range, Arc::new(Echo(0))).is_err());
         }
-        assert!(bus().insert(0x18..0x20, Arc::new(Echo(0))).is_ok());
+        assert!(bus().insert("echo", 0x18..0x20, Arc::new(Echo(0))).is_ok());
+    }
+
+    #[test]
+    fn accesses_are_counted_by_device() {
+        let bus = bus();
+        bus.read(0x12, &mut [0]);
+        bus.read(0x40, &mut [0]);
+        let _ = bus.write(0x22, &[0]);
+        let counts: Vec<_> = bus
+            .accesses()
+            .iter()
+            .map(|a| (a.device, a.reads, a.writes))
+            .collect();
+        assert_eq!(counts, [("echo", 1, 0), ("echo", 0, 1), ("nobody", 1, 0)]);
     }
 
     proptest! {

@@ -10,6 +10,7 @@ pub mod kvm;
 pub mod legacy;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod sandbox;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

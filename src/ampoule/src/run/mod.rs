@@ -15,6 +15,7 @@ use std::{
 };
 
 use vmm::{
+    bus::Accesses,
     config::{Definition, OnReboot},
     machine::{Ending, Machine, MachineError, Policy},
     sandbox,
@@ -55,10 +56,10 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
         stop_timeout: Duration::from_secs(definition.lifecycle.stop_timeout_s.into()),
         sandbox: args.sandbox == Switch::On,
     };
-    let ending = confine_and_run(parts, policy, timeline, args.verbose);
+    let (ending, exits) = confine_and_run(parts, policy, timeline, args.verbose)?;
     terminal::restore();
-    report::timeline(args, timeline_file, timeline);
-    Ok(report::ending(ending?, policy.stop_timeout))
+    report::timeline(args, timeline_file, timeline, exits);
+    Ok(report::ending(ending, policy.stop_timeout))
 }
 
 fn confine_and_run(
@@ -66,7 +67,7 @@ fn confine_and_run(
     policy: Policy,
     timeline: &Arc<Timeline>,
     verbose: bool,
-) -> Result<Ending, Failure> {
+) -> Result<(Ending, Vec<Accesses>), Failure> {
     let failed = |error: MachineError| {
         let hint = report::hint(&error);
         Failure::new("the machine", error).hint_if(hint)
@@ -78,11 +79,12 @@ fn confine_and_run(
     }
     let ending = machine.run().map_err(failed);
     if verbose {
-        report::exits(machine.counters());
+        report::exits(&machine.surroundings().exits());
     }
+    let exits = machine.surroundings().exits_to_user_space.get().cloned();
     // Everything ends with this process. To take it apart first would only take time.
     std::mem::forget(machine);
-    ending
+    Ok((ending?, exits.unwrap_or_default()))
 }
 
 /// The kernel to boot when no definition names one.

@@ -91,9 +91,13 @@ fn open_kernel(
         .map(|cache| KernelCache::new(cache.join("kernel")));
     let refused =
         |error: vmm::boot::kernel::KernelError| Failure::new(what(), &error).hint_if(error.hint());
-    let kernel = Kernel::open(file, cache.as_ref()).map_err(refused)?;
+    let kernel = match wanted {
+        Entry::BzImage => Kernel::open_whole(file),
+        Entry::Auto | Entry::Linux64 | Entry::Pvh => Kernel::open(file, cache.as_ref()),
+    };
+    let kernel = kernel.map_err(refused)?;
     let kind = match wanted {
-        Entry::Auto => EntryKind::Auto,
+        Entry::Auto | Entry::BzImage => EntryKind::Auto,
         Entry::Linux64 => EntryKind::Linux64,
         Entry::Pvh => EntryKind::Pvh,
     };

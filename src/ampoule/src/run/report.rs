@@ -8,11 +8,11 @@ use std::{
 use serde::Serialize;
 use vmm::{
     boot::kernel::KernelError,
+    bus::Accesses,
     config::size,
     machine::{Ending, Killed, MachineError, Parts},
     sandbox::PathsGone,
     timeline::{Stamp, Timeline},
-    vcpu::Counters,
 };
 
 use super::RunArgs;
@@ -72,16 +72,18 @@ pub(super) fn sandbox(paths: Option<PathsGone>) {
     eprint!("ampoule: sandbox: {text}\r\n");
 }
 
-/// Exits to user space.
-pub(super) fn exits(counters: &Counters) {
-    eprint!(
-        "ampoule: exits: {} port writes, {} port reads, {} MMIO writes, {} MMIO reads, {} others\r\n",
-        counters.port_writes.get(),
-        counters.port_reads.get(),
-        counters.mmio_writes.get(),
-        counters.mmio_reads.get(),
-        counters.other.get()
-    );
+/// Exits to user space, by the device that was accessed.
+pub(super) fn exits(exits: &[Accesses]) {
+    let used = exits.iter().filter(|exit| exit.reads + exit.writes > 0);
+    let list: Vec<_> = used
+        .map(|exit| {
+            format!(
+                "{} {} reads {} writes",
+                exit.device, exit.reads, exit.writes
+            )
+        })
+        .collect();
+    eprint!("ampoule: exits: {}\r\n", list.join(", "));
 }
 
 /// Says how the guest ended, unless it ended well, and gives the exit code.
@@ -118,10 +120,17 @@ struct TimelineReport {
     unit: &'static str,
     since: &'static str,
     phases: Vec<Stamp>,
+    /// Exits to user space by device, until the guest's init ran; empty when it did not say so.
+    exits_to_user_space: Vec<Accesses>,
 }
 
 /// Prints or writes the timeline, if it was asked for.
-pub(super) fn timeline(args: &RunArgs, file: Option<File>, timeline: &Timeline) {
+pub(super) fn timeline(
+    args: &RunArgs,
+    file: Option<File>,
+    timeline: &Timeline,
+    exits: Vec<Accesses>,
+) {
     let stamps = timeline.stamps();
     match (&args.timeline, file) {
         (Some(_), Some(mut file)) => {
@@ -130,6 +139,7 @@ pub(super) fn timeline(args: &RunArgs, file: Option<File>, timeline: &Timeline) 
                 unit: "microseconds",
                 since: "exec",
                 phases: stamps,
+                exits_to_user_space: exits,
             };
             let written = serde_json::to_writer_pretty(&mut file, &report)
                 .map_err(io::Error::from)

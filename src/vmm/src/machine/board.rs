@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{MachineError, Parts};
 use crate::{
@@ -19,8 +19,9 @@ use crate::{
         power::Power,
         serial::{SerialPort, Wire},
     },
+    metrics::Counter,
     timeline::{Phase, Timeline},
-    vcpu::{Counters, Surroundings, Vcpu, gate::Gate},
+    vcpu::{Surroundings, Vcpu, gate::Gate},
 };
 
 const RESERVED: Reserved = Reserved {
@@ -63,9 +64,10 @@ impl Board {
         ));
         let around = Arc::new(Surroundings {
             memory: parts.memory.clone(),
-            ports: ports(&serial, timeline)?,
+            ports: ports(&serial)?,
             mmio: mmio(&ioapic)?,
-            counters: Counters::default(),
+            other_exits: Counter::default(),
+            exits_to_user_space: OnceLock::new(),
             timeline: timeline.clone(),
         });
         let gate = Arc::new(Gate::new(vcpus.len()));
@@ -125,28 +127,31 @@ fn create_vcpus(parts: &Parts, vm: &Vm) -> Result<Vec<Vcpu>, MachineError> {
         .collect()
 }
 
-fn ports(serial: &Arc<SerialPort>, timeline: &Arc<Timeline>) -> Result<Bus, MachineError> {
+fn ports(serial: &Arc<SerialPort>) -> Result<Bus, MachineError> {
     let range = |first: u16, count: u16| u64::from(first)..u64::from(first) + u64::from(count);
     let mut ports = Bus::default();
-    ports.insert(range(layout::COM1_PORT, layout::COM1_PORTS), serial.clone())?;
     ports.insert(
+        "serial",
+        range(layout::COM1_PORT, layout::COM1_PORTS),
+        serial.clone(),
+    )?;
+    ports.insert(
+        "power",
         range(layout::POWER_PORT, layout::POWER_PORTS),
         Arc::new(Power),
     )?;
     ports.insert(
+        "i8042",
         range(layout::I8042_PORT, layout::I8042_PORTS),
         Arc::new(ResetOnly),
     )?;
-    ports.insert(
-        range(layout::MARKER_PORT, 1),
-        Arc::new(Marker(timeline.clone())),
-    )?;
+    ports.insert("marker", range(layout::MARKER_PORT, 1), Arc::new(Marker))?;
     Ok(ports)
 }
 
 fn mmio(ioapic: &Arc<Ioapic>) -> Result<Bus, MachineError> {
     let mut mmio = Bus::default();
     let start = layout::IOAPIC.0;
-    mmio.insert(start..start + layout::IOAPIC_SIZE, ioapic.clone())?;
+    mmio.insert("ioapic", start..start + layout::IOAPIC_SIZE, ioapic.clone())?;
     Ok(mmio)
 }

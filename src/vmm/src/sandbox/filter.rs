@@ -1,12 +1,8 @@
-use std::collections::BTreeMap;
-
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+use seccompiler::{BpfProgram, sock_filter};
 
 use super::{
     Role, SandboxError,
+    program::{self, Condition},
     rules::{self, Argument, Rule},
 };
 
@@ -16,24 +12,24 @@ pub struct Filter(BpfProgram);
 
 impl Filter {
     /// The filter of `role`.
-    ///
-    /// # Errors
-    /// Never in practice: the rules are constants.
-    pub fn new(role: Role) -> Result<Self, SandboxError> {
-        let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-        for rule in rules::of(role) {
-            let alternatives = allowed.entry(rule.number).or_default();
-            if !rule.arguments.is_empty() {
-                alternatives.push(SeccompRule::new(conditions(rule)?)?);
-            }
-        }
-        let filter = SeccompFilter::new(
-            allowed,
-            SeccompAction::Trap,
-            SeccompAction::Allow,
-            TargetArch::x86_64,
-        )?;
-        Ok(Self(filter.try_into()?))
+    pub fn new(role: Role) -> Self {
+        let mut rules: Vec<&Rule> = rules::of(role).collect();
+        // Stable: alternatives of one call stay in the table's order.
+        rules.sort_by_key(|rule| rule.number);
+        let calls: Vec<program::Call> = rules
+            .chunk_by(|a, b| a.number == b.number)
+            .map(|alternatives| program::Call {
+                number: u32::try_from(alternatives[0].number)
+                    .expect("system calls have small numbers"),
+                alternatives: alternatives.iter().map(|rule| conditions(rule)).collect(),
+            })
+            .collect();
+        Self(program::compile(&calls))
+    }
+
+    /// Its instructions.
+    pub fn instructions(&self) -> &[sock_filter] {
+        &self.0
     }
 
     /// Installs it on the calling thread, for good.
@@ -45,24 +41,22 @@ impl Filter {
     }
 }
 
-fn conditions(rule: &Rule) -> Result<Vec<SeccompCondition>, SandboxError> {
-    let condition = |argument: &Argument| {
-        let (index, length, operator, value) = match *argument {
-            Argument::Is(index, value) => (index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value),
-            Argument::Masked(index, mask, value) => (
+fn conditions(rule: &Rule) -> Vec<Condition> {
+    let low_half = u64::from(u32::MAX);
+    rule.arguments
+        .iter()
+        .map(|argument| match *argument {
+            Argument::Is(index, value) => Condition {
                 index,
-                SeccompCmpArgLen::Qword,
-                SeccompCmpOp::MaskedEq(mask),
+                mask: low_half,
                 value,
-            ),
-            Argument::OwnProcess(index) => (
+            },
+            Argument::Masked(index, mask, value) => Condition { index, mask, value },
+            Argument::OwnProcess(index) => Condition {
                 index,
-                SeccompCmpArgLen::Dword,
-                SeccompCmpOp::Eq,
-                u64::from(std::process::id()),
-            ),
-        };
-        Ok(SeccompCondition::new(index, length, operator, value)?)
-    };
-    rule.arguments.iter().map(condition).collect()
+                mask: low_half,
+                value: u64::from(std::process::id()),
+            },
+        })
+        .collect()
 }

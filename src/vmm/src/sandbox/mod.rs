@@ -6,6 +6,7 @@
 mod descriptors;
 mod filter;
 mod paths;
+mod program;
 pub mod rules;
 #[cfg(test)]
 mod tests;
@@ -30,9 +31,6 @@ pub enum SandboxError {
     /// Landlock is there, but refused.
     #[error("Landlock: {0}")]
     Landlock(#[from] landlock::RulesetError),
-    /// A filter could not be compiled.
-    #[error("a seccomp filter cannot be built: {0}")]
-    Compile(#[from] seccompiler::BackendError),
     /// A filter could not be installed.
     #[error("a seccomp filter cannot be installed: {0}")]
     Install(#[from] seccompiler::Error),

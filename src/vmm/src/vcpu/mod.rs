@@ -1,20 +1,19 @@
 //! One virtual processor: its run loop, from exit to bus to what to do next.
-mod counters;
 pub mod gate;
 mod report;
 pub mod thread;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::GuestMemoryMmap;
 
-pub use counters::Counters;
 pub use report::Crash;
 
 use crate::{
-    bus::{Bus, Outcome},
+    bus::{Accesses, Bus, Outcome},
+    metrics::Counter,
     timeline::{Phase, Timeline},
 };
 
@@ -26,10 +25,32 @@ pub struct Surroundings {
     pub ports: Bus,
     /// Guest physical addresses that are not RAM.
     pub mmio: Bus,
-    /// Counts what happens.
-    pub counters: Counters,
+    /// Counts exits that are no access to a bus.
+    pub other_exits: Counter,
+    /// Accesses by device when the guest's init said that user space runs.
+    pub exits_to_user_space: OnceLock<Vec<Accesses>>,
     /// Stamps the first run and the first exit.
     pub timeline: Arc<Timeline>,
+}
+
+impl Surroundings {
+    /// Exits to user space so far: accesses by device, and `other`.
+    pub fn exits(&self) -> Vec<Accesses> {
+        let mut exits = self.ports.accesses();
+        exits.extend(self.mmio.accesses());
+        exits.push(Accesses {
+            device: "other",
+            reads: self.other_exits.get(),
+            writes: 0,
+        });
+        exits
+    }
+
+    /// The guest's init runs: the first time, this moment is kept.
+    fn user_space_reached(&self) {
+        self.timeline.mark(Phase::UserSpace);
+        self.exits_to_user_space.get_or_init(|| self.exits());
+    }
 }
 
 /// Why [`Vcpu::run`] came back.
@@ -66,12 +87,11 @@ impl Vcpu {
     pub fn run(&mut self, around: &Surroundings) -> Exit {
         around.timeline.mark(Phase::FirstRun);
         loop {
-            let step = self.step(around);
-            around.timeline.mark(Phase::FirstExit);
-            match step {
+            match self.step(around) {
                 Ok(Outcome::Nothing) => {}
                 Ok(Outcome::Reset) => return Exit::Reset,
                 Ok(Outcome::PowerOff) => return Exit::PowerOff,
+                Ok(Outcome::UserSpace) => around.user_space_reached(),
                 Err(Failure::Interrupted) => {
                     self.fd.set_kvm_immediate_exit(0);
                     return Exit::Interrupted;
@@ -85,12 +105,12 @@ impl Vcpu {
 
     /// Enters the guest once and serves its exit.
     fn step(&mut self, around: &Surroundings) -> Result<Outcome, Failure> {
-        let counters = &around.counters;
-        match self.fd.run() {
+        let exit = self.fd.run();
+        around.timeline.mark(Phase::FirstExit);
+        match exit {
             Ok(VcpuExit::IoOut(port, data)) => {
                 let data: *const [u8] = data;
                 let unit = self.io_unit();
-                counters.port_writes.count();
                 // SAFETY: KVM placed the data in the pages it shares with this vCPU, beyond `kvm_run` itself, which is
                 // all that `io_unit` borrows. Only KVM_RUN on this thread changes them.
                 let data = unsafe { &*data };
@@ -99,7 +119,6 @@ impl Vcpu {
             Ok(VcpuExit::IoIn(port, data)) => {
                 let data: *mut [u8] = data;
                 let unit = self.io_unit();
-                counters.port_reads.count();
                 // SAFETY: as above; and this is the only reference to it.
                 let data = unsafe { &mut *data };
                 data.chunks_mut(unit)
@@ -107,16 +126,14 @@ impl Vcpu {
                 Ok(Outcome::Nothing)
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
-                counters.mmio_reads.count();
                 around.mmio.read(address, data);
                 Ok(Outcome::Nothing)
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
-                counters.mmio_writes.count();
                 Ok(around.mmio.write(address, data).unwrap_or(Outcome::Nothing))
             }
             Ok(exit) => {
-                counters.other.count();
+                around.other_exits.count();
                 other_exit(&exit)
             }
             Err(error) => match error.errno() {

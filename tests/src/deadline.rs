@@ -1,0 +1,30 @@
+use std::{
+    env,
+    time::{Duration, Instant},
+};
+
+const SECONDS: u64 = 60;
+
+/// When a guest has taken too long: a test then fails instead of hanging. No test depends on its length.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    /// In a minute, or in `$AMPOULE_TEST_TIMEOUT` seconds, for slow machines.
+    pub(crate) fn from_now() -> Self {
+        let seconds = match env::var("AMPOULE_TEST_TIMEOUT") {
+            Ok(text) => text
+                .parse()
+                .expect("AMPOULE_TEST_TIMEOUT is a number of seconds"),
+            Err(_) => SECONDS,
+        };
+        Self(Instant::now() + Duration::from_secs(seconds))
+    }
+
+    /// The time left; none when it has passed.
+    pub(crate) fn left(self) -> Option<Duration> {
+        self.0
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+    }
+}

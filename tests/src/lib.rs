@@ -1,0 +1,23 @@
+//! What end-to-end tests share: the real program, with a guest in it, as its user sees it.
+//!
+//! ```no_run
+//! use ampoule_tests::Guest;
+//!
+//! let mut guest = Guest::run(["--kernel", "vmlinuz", "--initrd", "initrd.img"]);
+//! guest.wait_for("login:");
+//! guest.type_line("root");
+//! assert_eq!(guest.finish().code, 0);
+//! ```
+//!
+//! Helpers panic where a test would fail, with all that the program and its guest have said so far.
+mod deadline;
+mod guest;
+mod launch;
+mod program;
+mod terminal;
+mod transcript;
+
+pub use guest::{Finished, Guest};
+pub use launch::Launch;
+pub use program::{ampoule, project_file};
+pub use terminal::{Modes, Terminal};
