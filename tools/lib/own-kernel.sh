@@ -47,7 +47,7 @@ own_kernel_flavours() {
 }
 
 own_kernel_compiler() {
-    command -v gcc >/dev/null && command -v ld >/dev/null || need_packages "${OWN_KERNEL_PACKAGES[@]}"
+    [[ -n $(type -P gcc) && -n $(type -P ld) ]] || need_packages "${OWN_KERNEL_PACKAGES[@]}"
     gcc --version | head -n 1
     ld --version | head -n 1
 }
