@@ -38,13 +38,14 @@ fn rules_of(role: &str) -> Vec<Rule> {
     let output = Command::new(ampoule())
         .args(["sandbox", "--json"])
         .output()
-        .unwrap();
-    let report: Report = serde_json::from_slice(&output.stdout).unwrap();
+        .expect("a run can be traced, and its trace read");
+    let report: Report =
+        serde_json::from_slice(&output.stdout).expect("a run can be traced, and its trace read");
     report
         .roles
         .into_iter()
         .find(|report| report.role == role)
-        .unwrap()
+        .expect("a run can be traced, and its trace read")
         .rules
 }
 
@@ -103,9 +104,11 @@ fn traced(directory: &Path, kernel: &handmade::Kernel, arguments: &[&str]) -> La
 /// Reads the traces in `directory`: what each thread did once its filter stood.
 fn read(directory: &Path) -> Trace {
     let mut trace = Trace::default();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let text = fs::read_to_string(&path).unwrap();
+    for entry in fs::read_dir(directory).expect("a run can be traced, and its trace read") {
+        let path = entry
+            .expect("a run can be traced, and its trace read")
+            .path();
+        let text = fs::read_to_string(&path).expect("a run can be traced, and its trace read");
         let Some((before, confined)) = text
             .split_once("\nseccomp(")
             .and_then(|(before, rest)| Some((before, rest.split_once('\n')?.1)))
@@ -117,7 +120,13 @@ fn read(directory: &Path) -> Trace {
         if is_vcpu {
             trace.vcpu.extend(calls);
         } else {
-            trace.process = path.extension().unwrap().to_str().unwrap().parse().unwrap();
+            trace.process = path
+                .extension()
+                .expect("a run can be traced, and its trace read")
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap();
             trace.machine.extend(calls);
         }
     }
@@ -162,7 +171,10 @@ fn split_arguments(text: &str) -> Vec<String> {
             }
             _ => {}
         }
-        parts.last_mut().unwrap().push(character);
+        parts
+            .last_mut()
+            .expect("a run can be traced, and its trace read")
+            .push(character);
         before = character;
     }
     parts
@@ -228,7 +240,7 @@ fn compare(role: &str, runs: &[(u64, &BTreeSet<Call>)]) {
 
 /// A run's trace, after the guest was told these things.
 fn told(arguments: &[&str], act: impl FnOnce(&mut Guest)) -> Trace {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a run can be traced, and its trace read");
     let kernel = handmade::commands();
     let mut guest = traced(directory.path(), &kernel, arguments).start();
     guest.wait_for("ready\n");
@@ -239,15 +251,22 @@ fn told(arguments: &[&str], act: impl FnOnce(&mut Guest)) -> Trace {
 
 /// The trace of a guest whose power button is pressed.
 fn pressed(arguments: &[&str]) -> Trace {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a run can be traced, and its trace read");
     let kernel = handmade::button();
     let mut guest = traced(directory.path(), &kernel, arguments).start();
     guest.wait_for("ready\n");
     // strace keeps signals to itself: the program is its only child.
     let strace = guest.pid().as_raw_nonzero();
-    let child = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();
-    let child = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
-    kill_process(child, Signal::TERM).unwrap();
+    let child = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children"))
+        .expect("a run can be traced, and its trace read");
+    let child = Pid::from_raw(
+        child
+            .trim()
+            .parse()
+            .expect("a run can be traced, and its trace read"),
+    )
+    .unwrap();
+    kill_process(child, Signal::TERM).expect("a run can be traced, and its trace read");
     assert_eq!(guest.finish().code, 0);
     read(directory.path())
 }
