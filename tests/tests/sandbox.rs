@@ -124,9 +124,9 @@ fn read(directory: &Path) -> Trace {
                 .extension()
                 .expect("a run can be traced, and its trace read")
                 .to_str()
-                .unwrap()
+                .expect("a run can be traced, and its trace read")
                 .parse()
-                .unwrap();
+                .expect("a run can be traced, and its trace read");
             trace.machine.extend(calls);
         }
     }
@@ -265,7 +265,7 @@ fn pressed(arguments: &[&str]) -> Trace {
             .parse()
             .expect("a run can be traced, and its trace read"),
     )
-    .unwrap();
+    .expect("a run can be traced, and its trace read");
     kill_process(child, Signal::TERM).expect("a run can be traced, and its trace read");
     assert_eq!(guest.finish().code, 0);
     read(directory.path())
