@@ -60,5 +60,6 @@ fn a_terminal_has_job_control_and_interrupts() {
     guest.type_line("echo $((7 * 7)) awake");
     guest.wait_for("49 awake");
     guest.type_line("poweroff -f");
-    assert_eq!(guest.finish().code, 0);
+    let finished = guest.finish();
+    assert_eq!(finished.code, 0, "{}", finished.console());
 }

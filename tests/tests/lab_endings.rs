@@ -52,11 +52,6 @@ fn a_reboot_by_the_keyboard_controller_ends_it() {
 }
 
 #[test]
-fn a_reboot_without_acpi_ends_it() {
-    assert_ended_well(&told(linux().parameters("acpi=off"), "reboot -f"));
-}
-
-#[test]
 fn a_reboot_by_triple_fault_cannot_be_told_from_a_crash() {
     let finished = told(linux().parameters("reboot=t"), "reboot -f");
     assert_eq!(finished.code, 125);
