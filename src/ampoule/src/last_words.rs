@@ -9,7 +9,7 @@ use crate::terminal;
 /// Our own failure, as an exit code.
 pub const FAILED: u8 = 125;
 
-const FATAL: [(libc::c_int, &str); 6] = [
+const FATAL: [(libc::c_int, &str); 4] = [
     (libc::SIGSYS, ""),
     (
         libc::SIGSEGV,
@@ -23,8 +23,6 @@ const FATAL: [(libc::c_int, &str); 6] = [
         libc::SIGILL,
         "this program met an illegal instruction (SIGILL)",
     ),
-    (libc::SIGFPE, "this program divided by zero (SIGFPE)"),
-    (libc::SIGABRT, "this program aborted (SIGABRT)"),
 ];
 
 /// Installs them for the whole process.

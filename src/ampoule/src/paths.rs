@@ -44,16 +44,15 @@ impl Environment {
             cache_home: std::env::var_os("XDG_CACHE_HOME"),
             home: std::env::home_dir().map(PathBuf::into_os_string),
             uid: rustix::process::geteuid().as_raw(),
-            in_user_namespace: fs::read_to_string("/proc/self/uid_map")
-                .is_ok_and(|map| !maps_every_user(&map)),
+            in_user_namespace: rustix::fs::stat("/proc/self/ns/user")
+                .is_ok_and(|namespace| namespace.st_ino != FIRST_USER_NAMESPACE),
         }
     }
 }
 
-/// The machine's first user namespace maps all 2³²-1 IDs to themselves.
-fn maps_every_user(uid_map: &str) -> bool {
-    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
-}
+/// The inode number of the machine's first user namespace: `PROC_USER_INIT_INO` of `linux/proc_ns.h`, the same since
+/// Linux 3.8.
+const FIRST_USER_NAMESPACE: u64 = 0xefff_fffd;
 
 /// Ampoule's directories. None need exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]

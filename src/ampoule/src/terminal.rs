@@ -6,21 +6,12 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::{process::getpgrp, termios};
-
 struct Saved {
     fd: RawFd,
     modes: libc::termios,
 }
 
 static SAVED: OnceLock<Saved> = OnceLock::new();
-
-/// Whether both are terminals, and this process may use them now: a background job must not.
-pub fn is_interactive(input: BorrowedFd, output: BorrowedFd) -> bool {
-    termios::isatty(input)
-        && termios::isatty(output)
-        && termios::tcgetpgrp(input).is_ok_and(|foreground| foreground == getpgrp())
-}
 
 /// Passes every byte of `terminal` through in both directions, until [`restore`]. False when it is no terminal.
 pub fn make_raw(terminal: BorrowedFd) -> bool {

@@ -131,6 +131,7 @@ fn values() -> Vec<Value> {
         "auto",
         "linux64",
         "pvh",
+        "bzimage",
         "exit",
         "restart",
         "None",

@@ -30,49 +30,8 @@ const FLOORS: &[&[&str]] = &[
     &["testing"],
 ];
 
-/// Imports that run upward today, and why: file, module imported, reason. None is to be added.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    (
-        "kvm/vm.rs",
-        "arch",
-        "where VMX keeps its TSS and identity map is part of the address map",
-    ),
-    (
-        "kvm/vm.rs",
-        "legacy",
-        "the VM is what the I/O APIC sends its messages with",
-    ),
-    (
-        "irq.rs",
-        "legacy",
-        "an interrupt line is a pin of the I/O APIC, and knows it by its type",
-    ),
-    (
-        "vcpu/mod.rs",
-        "arch",
-        "the registers that a vCPU starts with are the architecture's",
-    ),
-    (
-        "vcpu/mod.rs",
-        "boot",
-        "the kernel's entry decides which registers a vCPU starts with",
-    ),
-    (
-        "arch/x86_64/regs.rs",
-        "boot",
-        "the kernel's entry decides which registers a vCPU starts with",
-    ),
-    (
-        "arch/x86_64/boot_params.rs",
-        "boot",
-        "the kernel's entry decides what the kernel is handed over",
-    ),
-    (
-        "boot/acpi.rs",
-        "legacy",
-        "the tables name the ports of the power device",
-    ),
-];
+/// Imports that run upward, and why: file, module imported, reason.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// An import: the file, and the module of the crate that it names.
 type Import = (String, String);

@@ -22,6 +22,8 @@ next_command:
     je panic
     cmp $'h', %al
     je say_hello
+    cmp $'i', %al
+    je be_interrupted
     movzbl %al, %ebx
     print64 "<"
     call puthex64
@@ -30,6 +32,19 @@ next_command:
 
 say_hello:
     print64 "hello\n"
+    jmp next_command
+
+# Has the serial port say by an interrupt that it can send, which this processor does not take.
+be_interrupted:
+    call map_devices
+    call enable_local_apic
+    mov $4, %eax                        # COM1's pin
+    mov $0x34, %ebx
+    call route_pin
+    mov $COM1_INTERRUPT_ENABLE, %dx
+    mov $2, %al                         # transmitter empty
+    out %al, %dx
+    print64 "interrupted\n"
     jmp next_command
 
 reset_by_keyboard:

@@ -113,7 +113,7 @@ guests! {
     timer = guest_timer;
     /// Starts all other processors, and powers off.
     smp = guest_smp;
-    /// Counts in memory that nobody else touches how often it was booted, and does what it is told: p powers off, r and k reset, x faults, u runs where no memory is, m panics, h says hello;
+    /// Counts in memory that nobody else touches how often it was booted, and does what it is told: p powers off, r and k reset, x faults, u runs where no memory is, m panics, h says hello, i has itself interrupted;
     /// any other byte it prints as a number in angle brackets.
     commands = guest_commands;
     /// Sends back what it receives up to byte 4, by interrupts; then powers off.

@@ -36,10 +36,13 @@ fuzz_target!(|bytes: &[u8]| {
         (0x40, 0x80, ioapic.clone()),
     ];
     for (start, length, device) in devices {
-        bus.insert("device", start..start + length, device).expect("disjoint ranges");
+        bus.insert("device", start..start + length, device)
+            .expect("disjoint ranges");
     }
     for operation in bytes.chunks_exact(8) {
-        let [kind, address, length, data @ ..] = operation else { unreachable!("chunks of eight") };
+        let [kind, address, length, data @ ..] = operation else {
+            unreachable!("chunks of eight")
+        };
         let mut data = data[..usize::from(*length) % 6].to_vec();
         match kind % 8 {
             0..=2 => _ = bus.write(u64::from(*address), &data),

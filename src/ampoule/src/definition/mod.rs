@@ -1,8 +1,8 @@
 //! VM definitions from files: reading, positions of mistakes, suggestions.
 //!
 //! The way that succeeds is one pass of `serde_json` over the text: it is part of every launch. Only when that fails is the
-//! text read again, into a tree that knows where everything stands ([`json`]), and the definition from that tree ([`de`]),
-//! whose errors are structured and placed; [`explain`] then puts them into words.
+//! text read again, into a tree that knows where everything stands (`json`), and the definition from that tree (`de`),
+//! whose errors are structured and placed; `explain` then puts them into words.
 mod de;
 mod error;
 mod excerpt;

@@ -42,7 +42,10 @@ pub struct RunArgs {
     pub config: Option<PathBuf>,
 
     /// How the kernel is entered [default: auto]
-    #[arg(long, value_name = "auto|linux64|pvh", value_parser = named::<Entry>)]
+    ///
+    /// bzimage lets a bzImage unpack itself in the guest: slower, but the guest gets address space randomisation (KASLR)
+    /// for its kernel.
+    #[arg(long, value_name = "auto|linux64|pvh|bzimage", value_parser = named::<Entry>)]
     pub entry: Option<Entry>,
 
     /// Pages that back guest memory [default: None]

@@ -1,11 +1,7 @@
 //! Opening everything that a definition names, in one place, before this process is confined.
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{fs::File, io, path::Path};
 
+use rustix::fs::{Mode, OFlags};
 use vmm::{
     arch::x86_64::{cpuid::Topology, layout},
     boot::{
@@ -15,7 +11,7 @@ use vmm::{
     config::{self, Definition, Entry, HugePages},
     kvm::Hypervisor,
     machine::Parts,
-    memory::{self, Backing, Pages},
+    memory::{self, Backing, GuestMemoryMmap, Pages},
     timeline::{Phase, Timeline},
 };
 
@@ -36,7 +32,7 @@ pub(super) fn open(
     let machine = &definition.machine_config;
     let command_line = config::boot_args::merge(boot.boot_args.as_deref().unwrap_or_default())
         .map_err(|error| Failure::new("--cmdline", error))?;
-    let (kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
+    let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
     let initrd = boot.initrd_path.as_deref().map(open_initrd).transpose()?;
     let hypervisor =
         Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
@@ -51,6 +47,9 @@ pub(super) fn open(
     };
     let memory = memory::map(&layout::ram_ranges(ram), backing)
         .map_err(|error| Failure::new("--memory", &error).hint(error.hint()))?;
+    if backing == Backing::default() {
+        lend(&mut kernel, &memory, &boot.kernel_image_path)?;
+    }
     timeline.mark(Phase::MemoryMapped);
     let cpus = u8::try_from(machine.vcpu_count)
         .map_err(|_| Failure::new("--cpus", "there can be 254 at most"))?;
@@ -72,10 +71,9 @@ pub(super) fn open(
 
 /// Opens a file that may turn out to be a FIFO or a device without waiting for it.
 fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
-        .open(path)
+    // musl's open() would make a second system call for O_CLOEXEC.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 fn open_kernel(
@@ -91,14 +89,25 @@ fn open_kernel(
         .map(|cache| KernelCache::new(cache.join("kernel")));
     let refused =
         |error: vmm::boot::kernel::KernelError| Failure::new(what(), &error).hint_if(error.hint());
-    let kernel = Kernel::open(file, cache.as_ref()).map_err(refused)?;
+    let kernel = match wanted {
+        Entry::BzImage => Kernel::open_whole(file),
+        Entry::Auto | Entry::Linux64 | Entry::Pvh => Kernel::open(file, cache.as_ref()),
+    };
+    let kernel = kernel.map_err(refused)?;
     let kind = match wanted {
-        Entry::Auto => EntryKind::Auto,
+        Entry::Auto | Entry::BzImage => EntryKind::Auto,
         Entry::Linux64 => EntryKind::Linux64,
         Entry::Pvh => EntryKind::Pvh,
     };
     let entry = kernel.entry(kind).map_err(refused)?;
     Ok((kernel, entry))
+}
+
+/// Lends the kernel's pages to the guest, where that is possible, instead of copying them.
+fn lend(kernel: &mut Kernel, memory: &GuestMemoryMmap, path: &Path) -> Result<(), Failure> {
+    kernel.map(memory).map(drop).map_err(|error| {
+        Failure::new(format_args!("kernel {}", path.display()), &error).hint_if(error.hint())
+    })
 }
 
 fn open_initrd(path: &Path) -> Result<Initrd, Failure> {

@@ -1,7 +1,7 @@
 //! The kernel's command line: the user's parameters merged over fast defaults.
 //!
 //! A replacement, as Firecracker does it, silently costs a user who only wanted `quiet` half a second of boot. Here a
-//! default goes only when the user names the same parameter. The text is taken apart as the kernel does it
+//! default goes only when the user names the same parameter, or, of a parameter that is a list, the same part of it. The text is taken apart as the kernel does it
 //! (`lib/cmdline.c: next_arg`): quotes may stand anywhere and hide blanks, `-` and `_` in names are the same, and what
 //! follows `--` is for init.
 
@@ -15,6 +15,9 @@ pub struct DefaultArg {
     pub key: &'static str,
     /// What follows the `=`, if anything does.
     pub value: Option<&'static str>,
+    /// How a value of the user's begins that replaces it: every value does with "". The kernel adds up the values of
+    /// some parameters, and then only what contradicts ours need replace it.
+    pub replaced_by: &'static str,
     /// Why it is there.
     pub reason: &'static str,
 }
@@ -24,41 +27,49 @@ pub const DEFAULTS: &[DefaultArg] = &[
     DefaultArg {
         key: "console",
         value: Some("ttyS0"),
+        replaced_by: "",
         reason: "the kernel's messages and init's terminal are on the serial port",
     },
     DefaultArg {
         key: "reboot",
         value: Some("panic_warm"),
+        replaced_by: "panic_",
         reason: "a reboot after a panic leaves the warm-boot mark in memory, by which the monitor tells it from a reboot that was wanted",
     },
     DefaultArg {
         key: "panic",
         value: Some("-1"),
+        replaced_by: "",
         reason: "a panic ends the machine at once instead of hanging",
     },
     DefaultArg {
         key: "tsc",
         value: Some("reliable"),
+        replaced_by: "",
         reason: "spares the watchdog that checks the TSC against slower clocks",
     },
     DefaultArg {
         key: "no_timer_check",
         value: None,
+        replaced_by: "",
         reason: "spares the check that the timer's interrupt arrives, which is for broken boards",
     },
     DefaultArg {
         key: "cryptomgr.notests",
         value: None,
+        replaced_by: "",
         reason: "spares the self-tests of the kernel's ciphers",
     },
     DefaultArg {
         key: "random.trust_cpu",
         value: Some("on"),
+        replaced_by: "",
         reason: "random numbers are ready at once: RDRAND seeds the pool",
     },
     DefaultArg {
         key: "8250.nr_uarts",
         value: Some("1"),
+        replaced_by: "",
         reason: "spares the probes for serial ports that are not there",
     },
 ];
@@ -127,9 +138,10 @@ pub fn merge_over(defaults: &[DefaultArg], user: &str) -> Result<String, BootArg
     let user: Vec<&str> = tokens(user).collect();
     let parameters = user.iter().take_while(|token| !ends_parameters(token));
     let kept = |default: &DefaultArg| {
-        !parameters
-            .clone()
-            .any(|token| same_name(name(token), default.key))
+        !parameters.clone().any(|token| {
+            same_name(name(token), default.key)
+                && values(token).any(|value| value.starts_with(default.replaced_by))
+        })
     };
     let mut line: Vec<String> = defaults
         .iter()
@@ -162,6 +174,34 @@ pub fn name(token: &str) -> &str {
     token.split_once('=').map_or(token, |(name, _)| name)
 }
 
+/// The parts of a parameter's value, which commas separate; one empty part when there is none.
+fn values(token: &str) -> impl Iterator<Item = &str> {
+    let value = token.split_once('=').map_or("", |(_, value)| value);
+    value.split(',').map(|part| part.trim_matches('"'))
+}
+
+/// Whether a kernel with this command line asks for a warm reset after a panic, and then only: the monitor can tell
+/// the two apart by it (Linux `kernel/reboot.c: reboot_setup`).
+#[must_use]
+pub fn marks_panics(line: &str) -> bool {
+    const MODES: &str = "wchsg";
+    let (mut after_panic, mut otherwise) = (None, None);
+    let parameters = tokens(line).take_while(|token| !ends_parameters(token));
+    for value in parameters
+        .filter(|token| name(token) == "reboot")
+        .flat_map(values)
+    {
+        let (mode, value) = match value.strip_prefix("panic_") {
+            Some(value) => (&mut after_panic, value),
+            None => (&mut otherwise, value),
+        };
+        if let Some(named) = value.chars().next().filter(|c| MODES.contains(*c)) {
+            *mode = Some(named);
+        }
+    }
+    after_panic == Some('w') && otherwise != Some('w')
+}
+
 fn ends_parameters(token: &str) -> bool {
     matches!(token, "--" | "\"--\"")
 }
@@ -184,11 +224,13 @@ mod tests {
         DefaultArg {
             key: "console",
             value: Some("ttyS0"),
+            replaced_by: "",
             reason: "",
         },
         DefaultArg {
             key: "no_timer_check",
             value: None,
+            replaced_by: "",
             reason: "",
         },
     ];
@@ -222,7 +264,41 @@ mod tests {
             "no_timer_check console=hvc0 quiet console=tty0"
         );
         assert_eq!(merged("console"), "no_timer_check console");
-        assert!(!merge("reboot=k,cold").unwrap().contains("panic_warm"));
+    }
+
+    #[test]
+    fn another_way_to_reboot_leaves_the_mark_of_a_panic_alone() {
+        let merged = merge("reboot=k panic=1 pci=off").unwrap();
+        assert!(merged.contains("reboot=panic_warm "), "{merged}");
+        assert!(merged.ends_with(" reboot=k panic=1 pci=off"), "{merged}");
+        for own in [
+            "reboot=panic_cold",
+            "reboot=k,panic_cold",
+            "reboot=panic_warm,k",
+        ] {
+            assert_eq!(merge(own).unwrap().matches("reboot=").count(), 1, "{own}");
+        }
+    }
+
+    #[test]
+    fn a_warm_reset_tells_of_a_panic_unless_every_reset_is_warm() {
+        for marked in [
+            "",
+            "reboot=k",
+            "reboot=cold,t",
+            "reboot=warm reboot=c",
+            "-- reboot=w",
+        ] {
+            assert!(marks_panics(&merge(marked).unwrap()), "{marked}");
+        }
+        for other in [
+            "reboot=w",
+            "reboot=t,warm",
+            "reboot=panic_cold",
+            "reboot=k,panic_hard",
+        ] {
+            assert!(!marks_panics(&merge(other).unwrap()), "{other}");
+        }
     }
 
     #[test]

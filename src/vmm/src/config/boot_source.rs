@@ -56,5 +56,7 @@ string_enum! {
         Linux64 = "linux64",
         /// The 32-bit PVH entry, named by an ELF note.
         Pvh = "pvh",
+        /// A bzImage's own: it unpacks itself in the guest, slower, but where KASLR wants it to be.
+        BzImage = "bzimage",
     }
 }

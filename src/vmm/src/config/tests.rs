@@ -266,6 +266,6 @@ fn names_are_read_from_the_command_line_as_from_json() {
     assert_eq!(HugePages::Huge2M.to_string(), "2M");
     assert_eq!(
         "linux".parse::<Entry>().unwrap_err().to_string(),
-        "found `linux`, expected one of `auto`, `linux64`, `pvh`"
+        "found `linux`, expected one of `auto`, `linux64`, `pvh`, `bzimage`"
     );
 }

@@ -1,10 +1,17 @@
 //! KVM: what the host offers, VM and vCPU descriptors.
 mod vm;
 
-use std::io;
+use std::{
+    io,
+    os::fd::{FromRawFd, IntoRawFd},
+};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use thiserror::Error;
 
 pub use vm::{Reserved, Vm};
@@ -73,11 +80,15 @@ impl Hypervisor {
     /// # Errors
     /// When it is absent, forbidden, or of another API version.
     pub fn open() -> Result<Self, KvmError> {
-        let kvm = Kvm::new().map_err(|error| match error.errno() {
-            libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Absent,
-            libc::EACCES | libc::EPERM => KvmError::Permission,
-            _ => KvmError::Open(error.into()),
-        })?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let device =
+            rustix::fs::open("/dev/kvm", flags, Mode::empty()).map_err(|error| match error {
+                Errno::NOENT | Errno::NODEV | Errno::NXIO => KvmError::Absent,
+                Errno::ACCESS | Errno::PERM => KvmError::Permission,
+                _ => KvmError::Open(error.into()),
+            })?;
+        // SAFETY: the descriptor is new, and its owner has given it up.
+        let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
         match kvm.get_api_version() {
             12 => Ok(Self { kvm }),
             other => Err(KvmError::ApiVersion(other)),

@@ -27,6 +27,7 @@ use crate::{
         initrd::{Initrd, InitrdError},
         kernel::{Entry, Kernel, KernelError},
     },
+    config::boot_args,
     kvm::{Hypervisor, KvmError},
     legacy::serial::Wire,
     sandbox::{self, Filter, PathsGone, Role, SandboxError},
@@ -188,7 +189,7 @@ impl Machine {
         let threads = spawn_vcpus(&parts, policy, &requests)?;
         assign(&mut board, &threads);
         if policy.sandbox {
-            machine_filter(policy)?.install()?;
+            machine_filter(policy).install()?;
         }
         timeline.mark(Phase::Confined);
         Ok(Self {
@@ -304,7 +305,7 @@ impl Machine {
             Exit::Interrupted => return Ok(None),
             Exit::PowerOff => Ending::PowerOff,
             Exit::Crash(crash) => Ending::Crash(crash),
-            Exit::Reset if self.warm_boot_wanted() => Ending::Panic,
+            Exit::Reset if self.panicked() => Ending::Panic,
             Exit::Reset if self.policy.restart && self.deadline.is_none() => {
                 self.power_on_again()?;
                 return Ok(None);
@@ -316,13 +317,12 @@ impl Machine {
         Ok(Some(ending))
     }
 
-    /// Whether the guest asked for a warm reset. By our default command line, Linux does so only after a panic.
-    fn warm_boot_wanted(&self) -> bool {
+    /// Whether the guest's kernel panicked before it reset: by our default command line it asks for a warm reset then,
+    /// and only then.
+    fn panicked(&self) -> bool {
         const WARM: u16 = 0x1234;
-        self.parts
-            .memory
-            .read_obj::<u16>(WARM_BOOT_WORD)
-            .is_ok_and(|word| word == WARM)
+        let word = self.parts.memory.read_obj::<u16>(WARM_BOOT_WORD);
+        boot_args::marks_panics(&self.parts.command_line) && word.is_ok_and(|word| word == WARM)
     }
 
     /// A reset in place: the same process, files, console and threads; a new VM in cleared memory.
@@ -352,7 +352,7 @@ impl Drop for Machine {
     }
 }
 
-fn machine_filter(policy: Policy) -> Result<Filter, SandboxError> {
+fn machine_filter(policy: Policy) -> Filter {
     Filter::new(if policy.restart {
         Role::RestartingMachine
     } else {
@@ -366,10 +366,7 @@ fn spawn_vcpus(
     policy: Policy,
     requests: &Arc<Requests>,
 ) -> Result<Vec<VcpuThread>, MachineError> {
-    let filter = policy
-        .sandbox
-        .then(|| Filter::new(Role::Vcpu))
-        .transpose()?;
+    let filter = policy.sandbox.then(|| Filter::new(Role::Vcpu));
     (0..parts.topology.cpus)
         .map(|index| {
             let filter = filter.clone();

@@ -6,12 +6,14 @@
 mod descriptors;
 mod filter;
 mod paths;
+mod program;
 pub mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 
+use serde::Serialize;
 use thiserror::Error;
 
 pub use descriptors::close_inherited;
@@ -30,16 +32,14 @@ pub enum SandboxError {
     /// Landlock is there, but refused.
     #[error("Landlock: {0}")]
     Landlock(#[from] landlock::RulesetError),
-    /// A filter could not be compiled.
-    #[error("a seccomp filter cannot be built: {0}")]
-    Compile(#[from] seccompiler::BackendError),
     /// A filter could not be installed.
     #[error("a seccomp filter cannot be installed: {0}")]
-    Install(#[from] seccompiler::Error),
+    Install(io::Error),
 }
 
 /// What a thread is for, and so what it may ask of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The event loop: console, signals, control.
     Machine,
@@ -47,6 +47,11 @@ pub enum Role {
     RestartingMachine,
     /// A vCPU.
     Vcpu,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Machine, Self::RestartingMachine, Self::Vcpu];
 }
 
 /// Confines the calling thread and all threads that it creates from now on: no capabilities, no new privileges, no

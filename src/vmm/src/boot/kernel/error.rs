@@ -64,6 +64,9 @@ pub enum KernelError {
     /// Neither the cache nor memory could take the decompressed kernel.
     #[error("cannot be extracted to memory: {0}")]
     Extract(#[source] io::Error),
+    /// It was to unpack itself, and is not what can.
+    #[error("is no bzImage, which alone can unpack itself")]
+    NotABzImage,
     /// PVH was asked for, and the image has no such entry.
     #[error("has no PVH entry: {0}")]
     NoPvhEntry(&'static str),
@@ -127,6 +130,7 @@ impl KernelError {
                 Some("the file is damaged: download, copy or build it again")
             }
             Self::Changed => Some("wait until the program that writes it has finished"),
+            Self::NotABzImage => Some("use the auto entry"),
             Self::NoPvhEntry(_) => {
                 Some("use the linux64 entry, or a kernel built with CONFIG_PVH=y")
             }

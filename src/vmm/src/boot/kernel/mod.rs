@@ -6,7 +6,8 @@
 //!
 //! A bzImage's kernel is decompressed here, once, and kept in a [`KernelCache`]: a launch then copies an ELF file's
 //! segments instead of having the guest decompress for some hundred milliseconds. Where that is not possible (an
-//! unsupported compression), the bzImage is booted as it is.
+//! unsupported compression), or not wanted (only the bzImage's own code moves the kernel to a random address), the
+//! bzImage is booted as it is.
 mod bytes;
 mod bzimage;
 mod cache;
@@ -16,6 +17,7 @@ mod extract;
 mod identify;
 mod layout;
 mod load;
+mod map;
 mod payload;
 mod source;
 #[cfg(test)]
@@ -43,6 +45,8 @@ pub use payload::Codec;
 pub struct Kernel {
     file: File,
     layout: Layout,
+    /// What of the segments is not mapped, and has to be copied.
+    to_copy: Vec<Segment>,
     format: Format,
     version: Option<String>,
     header: Option<setup_header>,
@@ -149,9 +153,31 @@ impl Kernel {
         }
     }
 
+    /// Reads and checks a bzImage that shall unpack itself in the guest.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`KernelError::NotABzImage`] for other kernels.
+    pub fn open_whole(file: File) -> Result<Self, KernelError> {
+        let size = source::regular(&file)?.len();
+        let head = source::read_up_to(&file, 0, identify::HEAD)?;
+        match identify::identify(&head)? {
+            Kind::BzImage => Self::whole(file, bzimage::parse(&head, size)?),
+            Kind::Elf | Kind::Compressed(_) => Err(KernelError::NotABzImage),
+        }
+    }
+
+    fn whole(file: File, image: BzImage) -> Result<Self, KernelError> {
+        Ok(Self {
+            version: image.version.clone(),
+            header: Some(image.header),
+            ..Self::plain(file, image.layout()?, Format::WholeBzImage)
+        })
+    }
+
     fn plain(file: File, layout: Layout, format: Format) -> Self {
         Self {
             file,
+            to_copy: layout.segments.clone(),
             layout,
             format,
             version: None,
@@ -176,13 +202,14 @@ impl Kernel {
         image: BzImage,
         cache: Option<&KernelCache>,
     ) -> Result<Self, KernelError> {
-        let mut kernel = match Self::extract_payload(&file, metadata, head, &image, cache)? {
-            Some(kernel) => kernel,
-            None => Self::plain(file, image.layout()?, Format::WholeBzImage),
-        };
-        kernel.version = image.version;
-        kernel.header = Some(image.header);
-        Ok(kernel)
+        match Self::extract_payload(&file, metadata, head, &image, cache)? {
+            Some(kernel) => Ok(Self {
+                version: image.version,
+                header: Some(image.header),
+                ..kernel
+            }),
+            None => Self::whole(file, image),
+        }
     }
 
     /// The decompressed payload, or `None` where the image had better do that itself.

@@ -1,9 +1,9 @@
 //! Which way into the kernel.
 use vm_memory::GuestAddress;
 
-use super::super::{Entry, EntryKind, KernelError};
+use super::super::{Entry, EntryKind, Format, Kernel, KernelError};
 use super::open;
-use crate::testing::kernel_image::{BzImage, Compression, Elf, KERNEL_ADDRESS};
+use crate::testing::kernel_image::{BzImage, Compression, Elf, KERNEL_ADDRESS, VERSION, file};
 
 const LINUX64: Entry = Entry::Linux64(GuestAddress(KERNEL_ADDRESS));
 const PVH: Entry = Entry::Pvh(GuestAddress(KERNEL_ADDRESS + 0x100));
@@ -49,6 +49,25 @@ fn a_bzimage_that_unpacks_itself_has_its_64_bit_entry_only() {
         kernel.entry(EntryKind::Pvh),
         Err(KernelError::NoPvhEntry(_))
     ));
+}
+
+#[test]
+fn a_bzimage_may_be_left_to_unpack_itself() {
+    let payload = Compression::Gzip.payload(&with_note().build());
+    let kernel = Kernel::open_whole(file(&BzImage::new(&payload).build())).unwrap();
+    assert_eq!(kernel.format(), Format::WholeBzImage);
+    assert_eq!(kernel.version(), Some(VERSION));
+    let entry = Entry::Linux64(GuestAddress(KERNEL_ADDRESS + 0x200));
+    assert_eq!(kernel.entry(EntryKind::Auto).unwrap(), entry);
+}
+
+#[test]
+fn what_is_no_bzimage_cannot_unpack_itself() {
+    let elf = with_note().build();
+    for bytes in [Compression::Gzip.compress(&elf), elf] {
+        let error = Kernel::open_whole(file(&bytes)).unwrap_err();
+        assert!(matches!(error, KernelError::NotABzImage), "{error}");
+    }
 }
 
 #[test]
