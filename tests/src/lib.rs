@@ -14,6 +14,7 @@ mod deadline;
 mod guest;
 pub mod handmade;
 mod launch;
+pub mod linux;
 mod program;
 mod terminal;
 mod transcript;

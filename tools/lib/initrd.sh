@@ -17,6 +17,12 @@ guest_initrd() {
     initrd_from "$TOOLS_LIB/guest-init.sh" "$modules" "$(guest_marker)"
 }
 
+# guest_check_initrd - prints the path of the same for the own kernel, with /kernel-check.sh, which looks at what that kernel promises.
+guest_check_initrd() {
+    need_packages busybox-static cpio
+    initrd_from "$TOOLS_LIB/guest-init.sh" '' "$(guest_marker)" "$TOOLS_LIB/kernel-check.sh"
+}
+
 # guest_marker - prints the path of the program that writes the marker byte (guest-marker.rs), compiled.
 guest_marker() {
     local source=$TOOLS_LIB/guest-marker.rs compiler key

@@ -9,4 +9,5 @@ pub mod kernel_search;
 pub mod last_words;
 pub mod paths;
 pub mod run;
+pub mod sandbox;
 pub mod terminal;

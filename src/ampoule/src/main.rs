@@ -1,7 +1,11 @@
 //! The `ampoule` program: picks a command and runs it.
+#![cfg_attr(not(test), no_main)]
+#[cfg(not(test))]
+mod startup;
+
 use std::{
+    ffi::OsString,
     io::{self, Write},
-    process::ExitCode,
     sync::Arc,
 };
 
@@ -11,6 +15,7 @@ use ampoule::{
     doctor::{self, DoctorArgs},
     last_words::FAILED,
     run::{self, RunArgs},
+    sandbox::{self, SandboxArgs},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
@@ -36,6 +41,7 @@ struct Program {
 enum Command {
     Run(Box<RunArgs>),
     Doctor(DoctorArgs),
+    Sandbox(SandboxArgs),
     /// Print the JSON schema of VM definitions, for editors and validators
     Schema,
     /// Print a completion script for a shell
@@ -47,15 +53,43 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
+/// The program's entry, called by the C library.
+///
+/// The standard library's own would make a dozen system calls that a launch can do without: alternate stacks and handlers
+/// for stack overflows, of which `last_words` has its own.
+///
+/// # Safety
+/// `argv` points to `argc` pointers to strings, as it does where a C program starts.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn main(argc: libc::c_int, argv: *const *const libc::c_char) -> libc::c_int {
+    startup::prepare();
+    // SAFETY: as this function's.
+    let arguments = unsafe { startup::arguments(argc, argv) };
+    let code = run_command(arguments);
+    // What cannot be written now has been reported where it mattered.
+    let _ = io::stdout().flush();
+    i32::from(code)
+}
+
+/// Parses the command line, runs the command, and gives the exit code.
+#[cfg_attr(test, expect(dead_code, reason = "the test harness has its own entry"))]
+fn run_command(arguments: Vec<OsString>) -> u8 {
     let timeline = Arc::new(Timeline::since_exec());
-    let program = match Program::try_parse() {
+    let program = match Program::try_parse_from(arguments) {
         Ok(program) => program,
         Err(error) => return usage(&error),
     };
     match program.command {
         Command::Run(args) => run::run(&args, &timeline),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sandbox(args) => match sandbox::report(&args) {
+            Ok(report) => print(report.as_bytes()),
+            Err(error) => {
+                eprintln!("ampoule: the report cannot be made: {error}");
+                FAILED
+            }
+        },
         Command::Schema => print(definition::SCHEMA.as_bytes()),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -66,18 +100,18 @@ fn main() -> ExitCode {
 }
 
 /// Prints help, or what is wrong with the command line: then the exit code is our own failure's, as everywhere.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> u8 {
     if !error.use_stderr() {
         // Help that nobody can read any more is no failure of ours.
         let _ = error.print();
-        return ExitCode::SUCCESS;
+        return 0;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
     } else {
         eprintln!("{}", one_line(&error.render().to_string()));
     }
-    ExitCode::from(FAILED)
+    FAILED
 }
 
 /// clap's message as one of ours: what is wrong on one line, its tip as the hint.
@@ -95,17 +129,21 @@ fn one_line(message: &str) -> String {
             None => what.push(line),
         }
     }
+    let what = what.join(" ");
+    if hint.is_none() && what.contains("(hint: ") {
+        return format!("ampoule: {what}");
+    }
     let hint = hint.unwrap_or("--help shows what there is");
-    format!("ampoule: {} (hint: {hint})", what.join(" "))
+    format!("ampoule: {what} (hint: {hint})")
 }
 
-fn print(bytes: &[u8]) -> ExitCode {
+fn print(bytes: &[u8]) -> u8 {
     match io::stdout().write_all(bytes) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Ok(()) => 0,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             eprintln!("ampoule: stdout: {error}");
-            ExitCode::from(FAILED)
+            FAILED
         }
     }
 }
@@ -138,5 +176,6 @@ mod tests {
             "{unfit}"
         );
         assert!(!unfit.contains('\n'));
+        assert_eq!(unfit.matches("(hint: ").count(), 1, "{unfit}");
     }
 }

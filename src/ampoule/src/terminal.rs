@@ -2,6 +2,7 @@
 use std::{
     mem,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
+    ptr,
     sync::OnceLock,
 };
 
@@ -17,8 +18,8 @@ pub fn make_raw(terminal: BorrowedFd) -> bool {
     let fd = terminal.as_raw_fd();
     // SAFETY: termios is integers and arrays of integers, of which zero is a value.
     let mut modes: libc::termios = unsafe { mem::zeroed() };
-    // SAFETY: `modes` is live and of the type that the call fills in.
-    if unsafe { libc::tcgetattr(fd, &raw mut modes) } != 0 {
+    // SAFETY: `modes` is live; the kernel fills in the first part of it, which is all that it knows of.
+    if unsafe { libc::ioctl(fd, libc::TCGETS, &raw mut modes) } != 0 {
         return false;
     }
     let mut raw = modes;
@@ -27,14 +28,19 @@ pub fn make_raw(terminal: BorrowedFd) -> bool {
     if SAVED.set(Saved { fd, modes }).is_err() {
         return false;
     }
-    // SAFETY: as above.
-    unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const raw) == 0 }
+    set(fd, &raw)
 }
 
 /// Gives the terminal back as it was found. Does nothing when it was never made raw; safe in a signal handler.
 pub fn restore() {
     if let Some(saved) = SAVED.get() {
-        // SAFETY: the modes are those that the terminal had; the call is one ioctl, which is allowed in signal handlers.
-        unsafe { libc::tcsetattr(saved.fd, libc::TCSANOW, &raw const saved.modes) };
+        set(saved.fd, &saved.modes);
     }
+}
+
+/// Sets the modes at once, by the one system call that this takes: glibc's `tcsetattr` makes a second one to check the
+/// first, and by then the sandbox stands.
+fn set(fd: RawFd, modes: &libc::termios) -> bool {
+    // SAFETY: `modes` were filled in by the same kernel, which reads as much of them as it wrote.
+    unsafe { libc::ioctl(fd, libc::TCSETS, ptr::from_ref(modes)) == 0 }
 }

@@ -22,6 +22,8 @@ next_command:
     je panic
     cmp $'h', %al
     je say_hello
+    cmp $'i', %al
+    je be_interrupted
     movzbl %al, %ebx
     print64 "<"
     call puthex64
@@ -30,6 +32,19 @@ next_command:
 
 say_hello:
     print64 "hello\n"
+    jmp next_command
+
+# Has the serial port say by an interrupt that it can send, which this processor does not take.
+be_interrupted:
+    call map_devices
+    call enable_local_apic
+    mov $4, %eax                        # COM1's pin
+    mov $0x34, %ebx
+    call route_pin
+    mov $COM1_INTERRUPT_ENABLE, %dx
+    mov $2, %al                         # transmitter empty
+    out %al, %dx
+    print64 "interrupted\n"
     jmp next_command
 
 reset_by_keyboard:
@@ -131,9 +146,9 @@ echo_waiting:
     ret
 
 # An exit to the monitor per byte: on hosts that emulate, more would take minutes.
-.set PRINTED, 1 << 18
+.set PRINTED, 3 << 16
 
-# Prints 256 KiB of numbers, 128 bytes for each look at whether there is room, and powers off.
+# Prints 192 KiB of numbers, 128 bytes for each look at whether there is room, and powers off.
 .globl guest_flood
 guest_flood:
     xor %ebp, %ebp
@@ -186,7 +201,7 @@ guest_chatter:
     print64 "chatter\n"
     jmp guest_chatter
 
-# Powers off when the power button is pressed.
+# Powers off when the power button is pressed; resets when it receives an r.
 .globl guest_button
 guest_button:
     call map_devices
@@ -197,15 +212,16 @@ guest_button:
     mov $0x35, %ebx
     call route_pin
     print64 "ready\n"
-1:  sti
-    hlt
-    cli
+    sti
+1:  call getc
+    cmp $'r', %al
+    je reset
     jmp 1b
 on_button:
     print64 "button\n"
     jmp power_off
 
-# Says that the power button was pressed, and goes on.
+# Sleeps; says that the power button was pressed, and sleeps on.
 .globl guest_stubborn
 guest_stubborn:
     call map_devices

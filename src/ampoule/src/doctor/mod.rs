@@ -3,7 +3,6 @@
 //! The doctor only looks: it loads, creates and changes nothing (a VM and a namespace are made and dropped at once, to see whether they
 //! can be). Probes read files below a root directory and make system calls through a trait, so tests run on fixture hosts.
 use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
 
 mod cgroup;
 mod host;
@@ -50,7 +49,7 @@ pub struct DoctorArgs {
 
 /// Examines this host and prints the report to stdout.
 #[must_use]
-pub fn run(args: &DoctorArgs) -> ExitCode {
+pub fn run(args: &DoctorArgs) -> u8 {
     let report = examine(&Host::current());
     let mut stdout = io::stdout();
     let text = if args.json {
@@ -67,12 +66,12 @@ pub fn run(args: &DoctorArgs) -> ExitCode {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => {
             eprintln!("ampoule: cannot print the report: {}", host::reason(&error));
-            return ExitCode::from(FAILURE);
+            return FAILURE;
         }
     }
     match report.verdict.state {
-        State::Ready => ExitCode::SUCCESS,
-        State::StockKernelsWillNotRun | State::NotReady => ExitCode::from(FAILURE),
+        State::Ready => 0,
+        State::StockKernelsWillNotRun | State::NotReady => FAILURE,
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{failure::Failure, kernel_search, last_words, paths::Paths, terminal}
 
 /// Runs a guest to its end, and ends this process with the guest's exit code.
 pub fn run(args: &RunArgs, timeline: &Arc<Timeline>) -> ! {
+    last_words::install();
     let code = read_open_confine(args, timeline).unwrap_or_else(|failure| {
         terminal::restore();
         eprintln!("{failure}");
@@ -50,7 +51,6 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
         report::parts(&parts);
     }
     // Confine.
-    last_words::install();
     let policy = Policy {
         restart: definition.lifecycle.on_reboot == OnReboot::Restart,
         stop_timeout: Duration::from_secs(definition.lifecycle.stop_timeout_s.into()),

@@ -13,6 +13,7 @@ mod tests;
 
 use std::io;
 
+use serde::Serialize;
 use thiserror::Error;
 
 pub use descriptors::close_inherited;
@@ -37,7 +38,8 @@ pub enum SandboxError {
 }
 
 /// What a thread is for, and so what it may ask of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The event loop: console, signals, control.
     Machine,
@@ -45,6 +47,11 @@ pub enum Role {
     RestartingMachine,
     /// A vCPU.
     Vcpu,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Machine, Self::RestartingMachine, Self::Vcpu];
 }
 
 /// Confines the calling thread and all threads that it creates from now on: no capabilities, no new privileges, no

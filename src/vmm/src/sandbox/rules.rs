@@ -1,8 +1,11 @@
 //! Every system call that a thread may make once a guest runs, and why. All others are fatal.
+use serde::Serialize;
+
 use super::Role;
 
 /// A condition on one argument of a system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Argument {
     /// Argument `.0`, as 32 bits, is `.1`.
     Is(u8, u64),
@@ -15,7 +18,7 @@ pub enum Argument {
 use Argument::{Is, Masked, OwnProcess};
 
 /// One allowed use of a system call. A call may have several rules; any of them allows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Rule {
     /// The call's number.
     pub number: i64,
@@ -210,16 +213,16 @@ const MACHINE: &[Rule] = &[
         &[Is(1, 1)],
         "the standard library checks that what it closes is open",
     ),
+];
+
+/// A machine that powers on again makes a new VM out of what is open already.
+const POWER_ON: &[Rule] = &[
     rule(
         libc::SYS_tgkill,
         "tgkill",
         &[OwnProcess(0), Is(2, KICK_SIGNAL)],
         "vCPUs are called out of the guest",
     ),
-];
-
-/// A machine that powers on again makes a new VM out of what is open already.
-const POWER_ON: &[Rule] = &[
     rule(
         libc::SYS_ioctl,
         "ioctl",
