@@ -60,8 +60,9 @@ fn what_was_typed_before_a_restart_arrives_after_it() {
 #[test]
 fn the_power_button_works_after_a_restart() {
     let kernel = handmade::button();
-    // It resets in place of powering off when it was told to, by a byte before the button.
     let mut guest = ready(&kernel, &["--on-reboot", "restart"]);
+    guest.type_bytes(b"r");
+    guest.wait_for("ready\n");
     guest.signal(Signal::TERM);
     guest.wait_for("button\n");
     assert_eq!(guest.finish().code, 0);

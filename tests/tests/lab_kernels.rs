@@ -38,7 +38,7 @@ fn debian_cloud_6_1_with_an_lz4_payload() {
 
 #[test]
 fn debian_generic_6_1_with_an_xz_payload() {
-    boots(Image::Generic, "6.1.", "bzImage (XZ)");
+    boots(Image::Generic, "6.1.", "bzImage (xz)");
 }
 
 #[test]

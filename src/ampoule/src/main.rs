@@ -129,8 +129,12 @@ fn one_line(message: &str) -> String {
             None => what.push(line),
         }
     }
+    let what = what.join(" ");
+    if hint.is_none() && what.contains("(hint: ") {
+        return format!("ampoule: {what}");
+    }
     let hint = hint.unwrap_or("--help shows what there is");
-    format!("ampoule: {} (hint: {hint})", what.join(" "))
+    format!("ampoule: {what} (hint: {hint})")
 }
 
 fn print(bytes: &[u8]) -> u8 {
@@ -172,5 +176,6 @@ mod tests {
             "{unfit}"
         );
         assert!(!unfit.contains('\n'));
+        assert_eq!(unfit.matches("(hint: ").count(), 1, "{unfit}");
     }
 }

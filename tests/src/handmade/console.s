@@ -146,9 +146,9 @@ echo_waiting:
     ret
 
 # An exit to the monitor per byte: on hosts that emulate, more would take minutes.
-.set PRINTED, 1 << 18
+.set PRINTED, 3 << 16
 
-# Prints 256 KiB of numbers, 128 bytes for each look at whether there is room, and powers off.
+# Prints 192 KiB of numbers, 128 bytes for each look at whether there is room, and powers off.
 .globl guest_flood
 guest_flood:
     xor %ebp, %ebp
@@ -201,7 +201,7 @@ guest_chatter:
     print64 "chatter\n"
     jmp guest_chatter
 
-# Powers off when the power button is pressed.
+# Powers off when the power button is pressed; resets when it receives an r.
 .globl guest_button
 guest_button:
     call map_devices
@@ -212,15 +212,16 @@ guest_button:
     mov $0x35, %ebx
     call route_pin
     print64 "ready\n"
-1:  sti
-    hlt
-    cli
+    sti
+1:  call getc
+    cmp $'r', %al
+    je reset
     jmp 1b
 on_button:
     print64 "button\n"
     jmp power_off
 
-# Says that the power button was pressed, and goes on.
+# Sleeps; says that the power button was pressed, and sleeps on.
 .globl guest_stubborn
 guest_stubborn:
     call map_devices

@@ -126,7 +126,7 @@ guests! {
     rude = guest_rude;
     /// Prints for ever.
     chatter = guest_chatter;
-    /// Powers off when its power button is pressed.
+    /// Powers off when its power button is pressed; resets when it receives an r.
     button = guest_button;
     /// Says that its power button was pressed, and goes on.
     stubborn = guest_stubborn;
@@ -149,9 +149,9 @@ pub fn pvh() -> Kernel {
     Kernel::from_bytes(&elf(entry).pvh(address).build())
 }
 
-/// What [`flood`] prints: 256 KiB of numbers of sixteen bits, each the number of those before it.
+/// What [`flood`] prints: 192 KiB of numbers of sixteen bits, each the number of those before it.
 pub fn flood_output() -> Vec<u8> {
-    const NUMBERS: u32 = 1 << 17;
+    const NUMBERS: u32 = 3 << 15;
     (0..NUMBERS)
         .flat_map(|number| {
             let [low, high, ..] = number.to_le_bytes();

@@ -16,7 +16,10 @@ pub use excerpt::Position;
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use rustix::fs::{OFlags, fcntl_setfl};
 use vmm::config::{Definition, object};
 
 /// The JSON schema of a VM definition, generated from its types.
@@ -40,7 +43,13 @@ pub fn read(path: &Path) -> Result<Definition, DefinitionError> {
 
 /// Reads one byte past the limit at most: enough to know that there is more.
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+    // A shell's `<(command)` is a pipe that is being written, and is waited for. A named pipe that nobody writes is empty:
+    // to open it would otherwise wait for ever.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    fcntl_setfl(&file, OFlags::empty())?;
     let mut bytes = Vec::new();
     file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

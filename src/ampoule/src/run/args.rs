@@ -30,11 +30,11 @@ pub struct RunArgs {
     pub cmdline: Option<String>,
 
     /// Number of virtual CPUs, 1 to 254 [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub cpus: Option<u32>,
 
     /// Memory: 512, 512M, 2GiB; a bare number is MiB [default: 512M]
-    #[arg(long, short, value_name = "SIZE", value_parser = memory)]
+    #[arg(long, short, value_name = "SIZE", value_parser = memory, allow_negative_numbers = true)]
     pub memory: Option<u64>,
 
     /// VM definition (JSON, Firecracker's format and more); flags override it
@@ -61,7 +61,7 @@ pub struct RunArgs {
     pub on_reboot: Option<OnReboot>,
 
     /// Seconds that a guest may take to power off when asked to, before it is killed [default: 10]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub stop_timeout: Option<u32>,
 
     /// Confine this process before the guest runs; off is for debugging ampoule itself
@@ -119,6 +119,9 @@ fn named<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
 /// Memory of a guest that nobody gave any, in MiB. A definition without a size gets Firecracker's instead.
 const DEFAULT_MEMORY_MIB: u64 = 512;
 
+/// Stands for a kernel while all else is checked.
+const TO_BE_FOUND: &str = "(to be found)";
+
 impl RunArgs {
     /// The definition: the file's, or an empty one for the kernel that `find_kernel` gives; with the flags over it, and
     /// checked.
@@ -135,7 +138,7 @@ impl RunArgs {
                 None => Failure::at_place(format_args!("ampoule: {error}")),
             })?,
             None => {
-                let mut definition = Definition::new(BootSource::new(find_kernel()?));
+                let mut definition = Definition::new(BootSource::new(TO_BE_FOUND));
                 definition.machine_config = MachineConfig {
                     mem_size_mib: DEFAULT_MEMORY_MIB,
                     ..MachineConfig::default()
@@ -145,6 +148,10 @@ impl RunArgs {
         };
         self.override_in(&mut definition);
         definition.validate().map_err(|errors| refusal(&errors))?;
+        // Looked for last: who mistyped a number should not be told to install a kernel first.
+        if self.config.is_none() {
+            definition.boot_source.kernel_image_path = find_kernel()?;
+        }
         Ok(definition)
     }
 
@@ -250,6 +257,17 @@ mod tests {
                 .unwrap_err()
                 .contains("--memory")
         );
+    }
+
+    #[test]
+    fn a_wrong_number_is_told_before_a_missing_kernel() {
+        let args = RunArgs {
+            cpus: Some(0),
+            ..RunArgs::default()
+        };
+        let error = args.definition(|| Err(Failure::new("no guest kernel", "none")));
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("ampoule: --cpus: "), "{error}");
     }
 
     #[test]

@@ -2,7 +2,11 @@
 //!
 //! What the guest writes goes to a bounded [`Wire`]; while that is nearly full the transmitter reports itself busy,
 //! so a guest waits as it would for a slow line, and no vCPU thread ever does. What the host sends waits outside until
-//! the guest's driver listens, since a driver that starts throws away what lies in the FIFO.
+//! the guest's driver listens, and goes back there when it stops: a driver that starts, stops or looks for ports throws
+//! away what lies in the receiver.
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -26,12 +30,16 @@ use crate::{
     timeline::{Phase, Timeline},
 };
 
+const DATA: u8 = 0;
 const INTERRUPT_ENABLE: u8 = 1;
 const LINE_CONTROL: u8 = 3;
+const MODEM_CONTROL: u8 = 4;
 const LINE_STATUS: u8 = 5;
 
 const RECEIVE_INTERRUPT: u8 = 1;
 const DIVISOR_LATCH: u8 = 1 << 7;
+/// What the driver sends comes back to it.
+const LOOPBACK: u8 = 1 << 4;
 /// Transmitter holding register empty, transmitter empty.
 const TRANSMITTER_IDLE: u8 = (1 << 5) | (1 << 6);
 
@@ -39,6 +47,8 @@ const TRANSMITTER_IDLE: u8 = (1 << 5) | (1 << 6);
 const OUTPUT_CAPACITY: usize = 16 << 10;
 /// Bytes that a driver may write after one look at the line status: more than any FIFO it believes in.
 const OUTPUT_HEADROOM: usize = 256;
+/// Bytes that the receiver holds.
+const RECEIVER_CAPACITY: usize = 64;
 /// Reads of the line status, with nothing between, after which a driver is known to poll for input.
 const POLLS_THAT_LISTEN: u8 = 16;
 
@@ -170,6 +180,7 @@ pub struct SerialPortState {
     modem_status: u8,
     scratch: u8,
     receiver: Vec<u8>,
+    recalled: Vec<u8>,
     listening: bool,
 }
 
@@ -180,6 +191,8 @@ struct Uart {
     divisor_latch: bool,
     /// Whether the driver takes what it is sent.
     listening: bool,
+    /// What it was sent and had not read when it stopped listening: as much as the receiver holds, at most.
+    recalled: VecDeque<u8>,
     polls: u8,
     /// The transmitter was reported busy: the driver waits for an interrupt when there is room.
     reported_busy: bool,
@@ -199,6 +212,7 @@ impl SerialPort {
             interrupt_enable: 0,
             divisor_latch: false,
             listening: false,
+            recalled: VecDeque::new(),
             polls: 0,
             reported_busy: false,
         };
@@ -217,7 +231,7 @@ impl SerialPort {
     pub fn send(&self, bytes: &[u8]) -> usize {
         let mut uart = self.lock();
         // Takes nothing, or fails, when the FIFO is full or the driver tests itself in loopback mode.
-        let taken = match uart.listening {
+        let taken = match uart.takes_more() {
             true => uart.serial.enqueue_raw_bytes(bytes).unwrap_or(0),
             false => 0,
         };
@@ -241,7 +255,7 @@ impl SerialPort {
     }
 
     fn announce_room(&self, uart: &Uart) {
-        if uart.listening
+        if uart.takes_more()
             && uart.serial.fifo_capacity() > 0
             && self.wire.room_wanted.swap(false, Ordering::Relaxed)
         {
@@ -263,6 +277,7 @@ impl SerialPort {
             modem_status: state.modem_status,
             scratch: state.scratch,
             receiver: state.in_buffer,
+            recalled: uart.recalled.iter().copied().collect(),
             listening: uart.listening,
         }
     }
@@ -285,11 +300,15 @@ impl SerialPort {
         let Ok(serial) = Serial::from_state(&state, Interrupt(line), NoEvents, transmitter) else {
             return false;
         };
+        if saved.receiver.len() + saved.recalled.len() > RECEIVER_CAPACITY {
+            return false;
+        }
         let mut uart = self.lock();
         uart.serial = serial;
         uart.interrupt_enable = saved.interrupt_enable;
         uart.divisor_latch = saved.line_control & DIVISOR_LATCH != 0;
         uart.listening = saved.listening;
+        uart.recalled = saved.recalled.clone().into();
         // A driver that was told to wait before the save is told to look again.
         uart.reported_busy = true;
         true
@@ -304,10 +323,38 @@ impl Uart {
             LINE_CONTROL => self.divisor_latch = value & DIVISOR_LATCH != 0,
             INTERRUPT_ENABLE if !self.divisor_latch => {
                 self.interrupt_enable = value;
+                let listened = self.listening;
                 self.listening = value & RECEIVE_INTERRUPT != 0;
+                if listened && !self.listening {
+                    self.recall();
+                }
             }
             _ => {}
         }
+    }
+
+    /// Takes back what the driver was sent and has not read. What it sent itself, in loopback mode, is its own.
+    fn recall(&mut self) {
+        if self.serial.read(MODEM_CONTROL) & LOOPBACK == 0 {
+            for _ in 0..self.serial.state().in_buffer.len() {
+                let byte = self.serial.read(DATA);
+                self.recalled.push_back(byte);
+            }
+        }
+    }
+
+    /// Sends again what was taken back, to a driver that listens again.
+    fn send_recalled(&mut self) {
+        if self.listening && !self.recalled.is_empty() {
+            let bytes = self.recalled.make_contiguous();
+            let sent = self.serial.enqueue_raw_bytes(bytes).unwrap_or(0);
+            self.recalled.drain(..sent);
+        }
+    }
+
+    /// Whether the driver may be sent something new.
+    fn takes_more(&self) -> bool {
+        self.listening && self.recalled.is_empty()
     }
 
     /// Learns from a read of the line status, which gave `status`, whether the driver polls for input.
@@ -339,6 +386,7 @@ impl Registers for SerialPort {
         if let (Ok(register), [first, ..]) = (u8::try_from(offset), data) {
             let mut uart = self.lock();
             *first = uart.read(register, &self.wire);
+            uart.send_recalled();
             self.announce_room(&uart);
         }
     }
@@ -349,195 +397,9 @@ impl Registers for SerialPort {
             uart.note_write(register, value);
             // Its only errors are of the interrupt line and the transmitter, neither of which can fail.
             let _ = uart.serial.write(register, value);
+            uart.send_recalled();
             self.announce_room(&uart);
         }
         Outcome::Nothing
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{irq::MessageSender, legacy::ioapic::Ioapic};
-
-    #[derive(Default)]
-    struct Interrupts(AtomicU64);
-    impl MessageSender for Interrupts {
-        fn send(&self, _: u32, _: u32) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    struct Rig {
-        interrupts: Arc<Interrupts>,
-        line: Line,
-        wire: Arc<Wire>,
-        port: SerialPort,
-    }
-
-    impl Rig {
-        fn new() -> Self {
-            let interrupts = Arc::new(Interrupts::default());
-            let ioapic = Arc::new(Ioapic::new(5, interrupts.clone()));
-            let _ = ioapic.write(0, &0x18u32.to_le_bytes());
-            let _ = ioapic.write(0x10, &0x24u32.to_le_bytes());
-            let line = Line::new(ioapic, 4);
-            let wire = Arc::new(Wire::new(Arc::new(Timeline::since_exec())).unwrap());
-            let port = SerialPort::new(line.clone(), wire.clone());
-            Self {
-                interrupts,
-                line,
-                wire,
-                port,
-            }
-        }
-
-        fn write(&self, register: u8, value: u8) {
-            let _ = self.port.write(u64::from(register), &[value]);
-        }
-
-        fn read(&self, register: u8) -> u8 {
-            let mut data = [0xff];
-            self.port.read(u64::from(register), &mut data);
-            data[0]
-        }
-
-        fn drained(&self) -> Vec<u8> {
-            let mut all = vec![0; OUTPUT_CAPACITY + 1];
-            let count = self.wire.peek(&mut all);
-            self.wire.consume(count);
-            all.truncate(count);
-            all
-        }
-
-        fn interrupts(&self) -> u64 {
-            self.interrupts.0.load(Ordering::Relaxed)
-        }
-    }
-
-    #[test]
-    fn what_the_guest_writes_reaches_the_host() {
-        let rig = Rig::new();
-        for byte in b"hello" {
-            rig.write(0, *byte);
-        }
-        assert_eq!(rig.wire.ready.read().unwrap(), 1);
-        assert_eq!(rig.drained(), b"hello");
-        assert!(rig.wire.is_empty());
-    }
-
-    #[test]
-    fn input_waits_until_the_driver_listens() {
-        let rig = Rig::new();
-        assert_eq!(rig.port.send(b"early"), 0);
-        assert!(rig.wire.room.read().is_err());
-        rig.write(INTERRUPT_ENABLE, RECEIVE_INTERRUPT);
-        assert_eq!(rig.wire.room.read().unwrap(), 1);
-        assert_eq!(rig.port.send(b"early"), 5);
-        assert_eq!(rig.interrupts(), 1);
-        assert_eq!(rig.read(LINE_STATUS) & 1, 1);
-        assert_eq!((0..5).map(|_| rig.read(0)).collect::<Vec<_>>(), b"early");
-    }
-
-    #[test]
-    fn input_beyond_the_fifo_waits_and_is_announced_once_there_is_room() {
-        let rig = Rig::new();
-        rig.write(INTERRUPT_ENABLE, RECEIVE_INTERRUPT);
-        assert_eq!(rig.port.send(&[b'x'; 100]), 64);
-        assert_eq!(rig.port.send(&[b'x'; 36]), 0);
-        rig.read(0);
-        assert_eq!(rig.wire.room.read().unwrap(), 1);
-        assert_eq!(rig.port.send(&[b'x'; 36]), 1);
-    }
-
-    #[test]
-    fn a_driver_that_polls_without_interrupts_gets_input() {
-        let rig = Rig::new();
-        assert_eq!(rig.port.send(b"a"), 0);
-        (0..POLLS_THAT_LISTEN).for_each(|_| _ = rig.read(LINE_STATUS));
-        assert_eq!(rig.port.send(b"a"), 1);
-        assert_eq!(rig.read(0), b'a');
-    }
-
-    #[test]
-    fn printing_by_polling_is_not_listening() {
-        let rig = Rig::new();
-        for _ in 0..1000 {
-            rig.read(LINE_STATUS);
-            rig.write(0, b'.');
-        }
-        assert_eq!(rig.port.send(b"a"), 0);
-    }
-
-    #[test]
-    fn a_slow_reader_makes_the_transmitter_busy_and_a_reader_that_returns_wakes_the_driver() {
-        const TRANSMIT_INTERRUPT: u8 = 2;
-        let rig = Rig::new();
-        let mut written = 0;
-        while rig.read(LINE_STATUS) & TRANSMITTER_IDLE != 0 {
-            rig.write(0, b'x');
-            written += 1;
-        }
-        assert!(written <= OUTPUT_CAPACITY);
-        rig.write(INTERRUPT_ENABLE, TRANSMIT_INTERRUPT);
-        // The driver is told what interrupted it, sees a busy transmitter and waits.
-        rig.read(2);
-        let before = rig.interrupts();
-        rig.port.output_drained();
-        assert_eq!(rig.interrupts(), before);
-        assert_eq!(rig.drained().len(), written);
-        rig.port.output_drained();
-        assert_eq!(rig.interrupts(), before + 1);
-        assert_eq!(rig.read(2) & 0xf, 2);
-        assert_ne!(rig.read(LINE_STATUS) & TRANSMITTER_IDLE, 0);
-    }
-
-    #[test]
-    fn a_driver_that_never_looks_loses_bytes_and_they_are_counted() {
-        let rig = Rig::new();
-        (0..OUTPUT_CAPACITY + 7).for_each(|_| rig.write(0, b'x'));
-        assert_eq!(rig.wire.lost(), 7);
-        assert_eq!(rig.drained().len(), OUTPUT_CAPACITY);
-    }
-
-    #[test]
-    fn a_restored_port_goes_on_where_the_saved_one_stood() {
-        let first = Rig::new();
-        first.write(7, 0x5a);
-        first.write(INTERRUPT_ENABLE, RECEIVE_INTERRUPT);
-        first.port.send(b"ab");
-        first.read(0);
-        let json = serde_json::to_string(&first.port.save()).unwrap();
-        let second = Rig::new();
-        let saved = serde_json::from_str(&json).unwrap();
-        assert!(second.port.restore(&saved, second.line.clone()));
-        assert_eq!(second.read(7), 0x5a);
-        assert_eq!(second.read(0), b'b');
-        assert_eq!(second.port.send(b"c"), 1);
-    }
-
-    #[test]
-    fn a_state_that_no_port_can_be_in_is_refused() {
-        let rig = Rig::new();
-        let mut saved = rig.port.save();
-        saved.receiver = vec![0; 65];
-        assert!(!rig.port.restore(&saved, rig.line.clone()));
-    }
-
-    proptest! {
-        #[test]
-        fn any_register_traffic_is_answered(
-            accesses in proptest::collection::vec((0u64..9, proptest::collection::vec(any::<u8>(), 0..5)), 0..200),
-        ) {
-            let rig = Rig::new();
-            for (offset, mut data) in accesses {
-                let _ = rig.port.write(offset, &data);
-                rig.port.read(offset, &mut data);
-                rig.port.send(&data);
-                rig.port.output_drained();
-            }
-        }
     }
 }

@@ -26,6 +26,8 @@ const CROWD: usize = 50;
 const NEIGHBOURS: usize = 10;
 /// Runs under strace, which repeat well.
 const TRACES: usize = 11;
+/// Between launches: what the kernel puts off when a machine goes would be the next launch's otherwise.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// What to measure, and how often.
 #[derive(Debug)]
@@ -96,7 +98,6 @@ pub fn measure(
     if wants(1) {
         bench.system_calls()?;
         bench.timelines()?;
-        bench.own_phases(plan.rounds)?;
     }
     if wants(3) {
         bench.memory()?;
@@ -160,6 +161,8 @@ fn write_guests(kind: Kind, work: &Path) -> io::Result<Guests> {
 enum Task {
     FirstByte,
     Gone,
+    /// Our own stamps, in runs of their own: writing them is no part of what is timed.
+    Phases,
 }
 
 fn milliseconds(from: u64, to: u64) -> f64 {
@@ -189,10 +192,8 @@ impl Bench<'_> {
 
     /// Every file read and every program run once: all that follows is warm.
     fn warm_up(&mut self) -> io::Result<()> {
-        for index in 0..self.programs.len() {
-            for task in [Task::FirstByte, Task::Gone] {
-                self.time(index, task)?;
-            }
+        for (index, task) in self.order() {
+            self.time(index, task)?;
         }
         if self.results.failures.is_empty() {
             return Ok(());
@@ -220,37 +221,45 @@ impl Bench<'_> {
     fn times(&mut self, plan: &Plan) -> io::Result<()> {
         let mut first_byte = vec![Vec::new(); self.programs.len()];
         let mut gone = vec![Vec::new(); self.programs.len()];
+        let mut phases = Phases::default();
         for _ in 0..plan.rounds {
-            let mut order: Vec<_> = (0..self.programs.len())
-                .flat_map(|index| [(index, Task::FirstByte), (index, Task::Gone)])
-                // The floor has no end of its own.
-                .filter(|(index, task)| {
-                    !(self.programs[*index].kind == Kind::Floor && matches!(task, Task::Gone))
-                })
-                .collect();
-            self.shuffler.shuffle(&mut order);
-            for (index, task) in order {
-                let time = self.time(index, task)?;
+            for (index, task) in self.order() {
                 match task {
-                    Task::FirstByte => first_byte[index].extend(time),
-                    Task::Gone => gone[index].extend(time),
+                    Task::FirstByte => first_byte[index].extend(self.time(index, task)?),
+                    Task::Gone => gone[index].extend(self.time(index, task)?),
+                    Task::Phases => phases.add(self.phases(index)?),
                 }
             }
         }
         for (index, program) in self.programs.iter().enumerate() {
+            let name = &program.name;
             self.results
-                .row(1, "first_byte", "ms", &program.name, &first_byte[index]);
-            self.results
-                .row(2, "gone", "ms", &program.name, &gone[index]);
+                .row(1, "first_byte", "ms", name, &first_byte[index]);
+            self.results.row(2, "gone", "ms", name, &gone[index]);
         }
+        self.results.own_phases = phases.medians();
         Ok(())
+    }
+
+    /// What a round consists of, in an order of its own.
+    fn order(&mut self) -> Vec<(usize, Task)> {
+        let tasks = |(index, program): (usize, &Program)| {
+            let tasks: &[Task] = match program.kind {
+                Kind::Ampoule => &[Task::FirstByte, Task::Gone, Task::Phases],
+                // It has no end of its own.
+                Kind::Floor => &[Task::FirstByte],
+                _ => &[Task::FirstByte, Task::Gone],
+            };
+            tasks.iter().map(move |task| (index, *task))
+        };
+        let mut order: Vec<_> = self.programs.iter().enumerate().flat_map(tasks).collect();
+        self.shuffler.shuffle(&mut order);
+        order
     }
 
     /// One launch, in milliseconds from `exec`.
     fn time(&mut self, index: usize, task: Task) -> io::Result<Option<f64>> {
-        if self.programs[index].kind == Kind::Floor && matches!(task, Task::Gone) {
-            return Ok(None);
-        }
+        std::thread::sleep(SETTLE);
         let guests = &self.guests[index];
         match task {
             Task::FirstByte => {
@@ -262,7 +271,7 @@ impl Bench<'_> {
                 }
                 self.fail(index, "no byte from the guest");
             }
-            Task::Gone => {
+            Task::Gone | Task::Phases => {
                 let mut launch = self.start(index, &guests.ends)?;
                 match launch.wait_gone(TIMEOUT)? {
                     Some((at, status)) if status.success() => {
@@ -379,42 +388,29 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Our own stamps, of runs of their own: writing them is no part of what is timed.
-    fn own_phases(&mut self, rounds: usize) -> io::Result<()> {
+    /// One launch of ours that writes its timeline.
+    fn phases(&mut self, index: usize) -> io::Result<Vec<(String, f64)>> {
+        std::thread::sleep(SETTLE);
         let file = self.work.join("timeline.json");
-        let mut order = Vec::new();
-        let mut stamps: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for _ in 0..rounds {
-            let mut command = self.programs[0].command(&self.guests[0].says_and_ends, self.work)?;
-            command.arg(format!("--timeline={}", file.display()));
-            let errors = File::create(self.errors_path(&self.programs[0]))?;
-            let mut launch = Launch::start(command, &self.stamp, &errors)?;
-            if launch
-                .wait_gone(TIMEOUT)?
-                .is_none_or(|(_, status)| !status.success())
-            {
-                self.fail(0, "no timeline");
-                continue;
-            }
-            for (name, at) in read_phases(&file)? {
-                if !order.contains(&name) {
-                    order.push(name.clone());
-                }
-                stamps.entry(name).or_default().push(at);
+        let mut command =
+            self.programs[index].command(&self.guests[index].says_and_ends, self.work)?;
+        command.arg(format!("--timeline={}", file.display()));
+        let errors = File::create(self.errors_path(&self.programs[index]))?;
+        let mut launch = Launch::start(command, &self.stamp, &errors)?;
+        match launch.wait_gone(TIMEOUT)? {
+            Some((_, status)) if status.success() => read_phases(&file),
+            _ => {
+                self.fail(index, "no timeline");
+                Ok(Vec::new())
             }
         }
-        for name in order {
-            if let Some(summary) = Summary::of(&stamps[&name]) {
-                self.results.own_phases.push(Mark {
-                    name,
-                    at: summary.p50,
-                });
-            }
-        }
-        Ok(())
     }
 
     fn memory(&mut self) -> io::Result<()> {
+        for program in &self.programs {
+            // Pages of a file that was just built count as dirty until they are written back.
+            File::open(&program.path)?.sync_all()?;
+        }
         for index in 0..self.programs.len() {
             for (count, dirty, proportional) in [
                 (1, "host_dirty", "host_pss"),
@@ -549,6 +545,34 @@ impl Bench<'_> {
             }
         }
         Ok(good)
+    }
+}
+
+/// Stamps of many runs, in the order in which they come.
+#[derive(Default)]
+struct Phases {
+    order: Vec<String>,
+    stamps: BTreeMap<String, Vec<f64>>,
+}
+
+impl Phases {
+    fn add(&mut self, run: Vec<(String, f64)>) {
+        for (name, at) in run {
+            if !self.order.contains(&name) {
+                self.order.push(name.clone());
+            }
+            self.stamps.entry(name).or_default().push(at);
+        }
+    }
+
+    fn medians(&self) -> Vec<Mark> {
+        let mark = |name: &String| {
+            Summary::of(self.stamps.get(name)?).map(|summary| Mark {
+                name: name.clone(),
+                at: summary.p50,
+            })
+        };
+        self.order.iter().filter_map(mark).collect()
     }
 }
 

@@ -273,7 +273,7 @@ fn item_table(text: &mut String, results: &Results, item: u8) {
         line(
             text,
             format_args!(
-                "   {heading:<70} {:>9} {:>9} {:>9} {:>7} {:>4}",
+                "   {heading:<82} {:>9} {:>9} {:>9} {:>7} {:>4}",
                 "p50", "p10", "p90", "× ours", "n"
             ),
         );
@@ -288,7 +288,7 @@ fn item_table(text: &mut String, results: &Results, item: u8) {
             line(
                 text,
                 format_args!(
-                    "     {:<68} {p50:>9} {p10:>9} {p90:>9} {ratio:>7} {:>4}",
+                    "     {:<80} {p50:>9} {p10:>9} {p90:>9} {ratio:>7} {:>4}",
                     row.program, summary.n
                 ),
             );
