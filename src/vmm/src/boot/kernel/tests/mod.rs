@@ -2,7 +2,6 @@
 mod cache;
 mod entries;
 mod formats;
-mod mapping;
 mod placement;
 mod properties;
 mod refusals;
