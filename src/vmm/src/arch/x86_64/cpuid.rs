@@ -54,6 +54,7 @@ mod bit {
     pub(super) const L7_ECX_WAITPKG: u32 = 1 << 5;
     pub(super) const AMD1_ECX_CMP_LEGACY: u32 = 1 << 1;
     pub(super) const AMD1_ECX_SVM: u32 = 1 << 2;
+    pub(super) const AMD1_ECX_TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
     pub(super) const AMD1_ECX_PERFMON: u32 = (1 << 23) | (1 << 24) | (1 << 28);
 }
 
@@ -73,6 +74,9 @@ pub fn for_vcpu(
         .filter(|entry| !is_topology_leaf(entry.function))
         .copied()
         .collect();
+    if options.topology.threads_per_core > 1 && is_amd(&entries) {
+        announce_topology_extensions(&mut entries);
+    }
     for entry in &mut entries {
         adjust(entry, options, apic_id);
     }
@@ -86,6 +90,35 @@ pub fn for_vcpu(
         }
     }
     CpuId::from_entries(&entries)
+}
+
+/// Whether the vendor's name begins as "AuthenticAMD" and "HygonGenuine" do: their processors tell their threads in leaves
+/// of their own.
+fn is_amd(entries: &[kvm_cpuid_entry2]) -> bool {
+    const VENDORS: [&[u8; 4]; 2] = [b"Auth", b"Hygo"];
+    entries
+        .iter()
+        .find(|entry| entry.function == 0)
+        .is_some_and(|entry| VENDORS.contains(&&entry.ebx.to_le_bytes()))
+}
+
+/// Without the topology extensions Linux takes every thread of an AMD processor for a core. They only tell what is so
+/// anyway, so a guest may have them where the host's processor has not.
+fn announce_topology_extensions(entries: &mut Vec<kvm_cpuid_entry2>) {
+    const LEAF: u32 = 0x8000_001e;
+    if !entries.iter().any(|entry| entry.function == LEAF) {
+        entries.push(kvm_cpuid_entry2 {
+            function: LEAF,
+            ..Default::default()
+        });
+    }
+    for entry in entries {
+        match entry.function {
+            0x8000_0000 => entry.eax = entry.eax.max(LEAF),
+            0x8000_0001 => entry.ecx |= bit::AMD1_ECX_TOPOLOGY_EXTENSIONS,
+            _ => {}
+        }
+    }
 }
 
 fn is_topology_leaf(function: u32) -> bool {
@@ -308,6 +341,42 @@ mod tests {
         assert_eq!(one.edx & bit::L1_EDX_HTT, 0);
         assert_eq!(leaf(&table, 0x8000_0001, 0).ecx & bit::AMD1_ECX_SVM, 0);
         assert_eq!(leaf(&table, 0xa, 0).eax, 0);
+    }
+
+    #[test]
+    fn an_amd_processor_tells_its_threads_even_where_the_hosts_does_not() {
+        let vendor = |name: &[u8; 4]| kvm_cpuid_entry2 {
+            eax: 0x1f,
+            ebx: u32::from_le_bytes(*name),
+            ..Default::default()
+        };
+        let leaf_0x8000_0001 = kvm_cpuid_entry2 {
+            function: 0x8000_0001,
+            ..Default::default()
+        };
+        let announced = |name, threads_per_core| {
+            let supported = CpuId::from_entries(&[vendor(name), leaf_0x8000_0001]).unwrap();
+            let topology = Topology {
+                cpus: 4,
+                threads_per_core,
+            };
+            let options = Options {
+                topology,
+                pmu: false,
+                tsc_deadline: true,
+            };
+            let table = for_vcpu(&supported, options, 3).unwrap();
+            let extended = table
+                .as_slice()
+                .iter()
+                .find(|entry| entry.function == 0x8000_001e)
+                .map(|entry| (entry.eax, entry.ebx));
+            let bit = leaf(&table, 0x8000_0001, 0).ecx & bit::AMD1_ECX_TOPOLOGY_EXTENSIONS;
+            (bit != 0).then_some(extended).flatten()
+        };
+        assert_eq!(announced(b"Auth", 2), Some((3, 0x101)));
+        assert_eq!(announced(b"Auth", 1), None);
+        assert_eq!(announced(b"Genu", 2), None);
     }
 
     #[test]
