@@ -185,3 +185,8 @@ cached() {
     )
     printf '%s\n' "$entry"
 }
+
+# has_real_kvm - whether this host's KVM runs stock kernels: kvm_pvm offers the same device with no hardware underneath.
+has_real_kvm() {
+    [[ -r /dev/kvm && -w /dev/kvm && ! -d /sys/module/kvm_pvm ]] && grep -Eqw 'vmx|svm' /proc/cpuinfo
+}
