@@ -85,14 +85,15 @@ pub const I8042_PORTS: u16 = 5;
 /// POST code port: init writes 0x41 here to say that user space runs.
 pub const MARKER_PORT: u16 = 0x80;
 
-/// Global system interrupts, one per source: an I/O APIC with no spare pins costs the guest the fewest exits.
+/// Global system interrupts, one per source: an I/O APIC with no spare pins costs the guest the fewest exits. Kernels learn
+/// the numbers from the DSDT; a hardware-reduced machine has no ISA interrupts that they would have to agree with.
 pub mod gsi {
     /// First serial port.
-    pub const COM1: u8 = 4;
+    pub const COM1: u8 = 0;
     /// The ACPI generic event device: power button.
-    pub const EVENTS: u8 = 5;
+    pub const EVENTS: u8 = 1;
     /// Pins of the I/O APIC.
-    pub const COUNT: u8 = 6;
+    pub const COUNT: u8 = 2;
 }
 
 /// The ranges of guest-physical RAM, as (start, bytes), for `size` bytes in all: split around the hole.
