@@ -6,44 +6,25 @@ OWN_KERNEL_VERSIONS=(6.12 6.1)
 # What compiles it, beyond what `cached` and the rest of the tools need anyway.
 OWN_KERNEL_PACKAGES=(gcc make flex bison bc libelf-dev libssl-dev xz-utils)
 
-# own_kernel VERSION FLAVOUR JOBS [FRAGMENT…] - prints the directory that holds the kernel's `vmlinux`, its `config` and its `release`.
-# VERSION is 6.12, 6.1 or empty: the newest that apt has. FRAGMENTs are laid over the flavour's configuration.
+# own_kernel VERSION JOBS [FRAGMENT…] - prints the directory that holds the kernel's `vmlinux`, its `config` and its `release`.
+# VERSION is 6.12, 6.1 or empty: the first that apt has. FRAGMENTs are laid over the configuration.
 own_kernel() {
-    local version=$1 flavour=$2 jobs=$3 package source key
+    local version=$1 jobs=$2 package source key
     local -a fragments
-    shift 3
-    mapfile -t fragments < <(own_kernel_fragments "$flavour")
-    fragments+=("$@")
+    shift 2
     package=$(own_kernel_package "$version")
+    version=${package#linux-source-}
+    fragments=("$OWN_KERNEL_CONFIGURATION/guest.config")
+    # What an older source calls otherwise, or has not.
+    [[ ! -e $OWN_KERNEL_CONFIGURATION/guest-$version.config ]] || fragments+=("$OWN_KERNEL_CONFIGURATION/guest-$version.config")
+    fragments+=("$@")
     source=$(own_kernel_source "$package")
     key=$({
-        printf '%s\n' "$source" "$flavour" "$(own_kernel_compiler)"
+        printf '%s\n' "${source#* }" "$(own_kernel_compiler)"
         cat -- "${fragments[@]}"
         declare -f build_own_kernel unpack_kernel_source configure_own_kernel compile_own_kernel settings missing_settings
     } | hash_of)
     cached "own-kernel/$key" build_own_kernel "$package" "${source#* }" "$jobs" "${fragments[@]}"
-}
-
-# own_kernel_fragments FLAVOUR - its configuration: what all have, then what it alone has.
-own_kernel_fragments() {
-    local own=$OWN_KERNEL_CONFIGURATION/$1.config
-    printf '%s\n' "$OWN_KERNEL_CONFIGURATION/guest.config"
-    case $1 in
-        smp) ;;
-        *)
-            [[ $1 != guest && -r $own ]] || die "no flavour $1 (there are: smp $(own_kernel_flavours))"
-            printf '%s\n' "$own"
-            ;;
-    esac
-}
-
-# own_kernel_flavours - the flavours beside smp.
-own_kernel_flavours() {
-    local file
-    for file in "$OWN_KERNEL_CONFIGURATION"/*.config; do
-        file=${file##*/}
-        [[ $file == guest.config ]] || printf '%s\n' "${file%.config}"
-    done
 }
 
 own_kernel_compiler() {
@@ -132,7 +113,7 @@ build_own_kernel() {
 unpack_kernel_source() {
     local archive=$1 directory=$2 tarball
     mkdir "$directory"
-    dpkg-deb --fsys-tarfile "$archive" | tar -x -C "$directory" --wildcards --strip-components=4 './usr/src/linux-source-*.tar.xz'
+    dpkg-deb --fsys-tarfile "$archive" | tar -x -C "$directory" --wildcards --strip-components=3 './usr/src/linux-source-*.tar.xz'
     tarball=$(echo "$directory"/linux-source-*.tar.xz)
     tar -x -J -f "$tarball" -C "$directory" --strip-components=1 --wildcards \
         --exclude='*/Documentation/*.rst' --exclude='*/Documentation/*.yaml' --exclude='*/Documentation/*.txt' \
@@ -158,7 +139,8 @@ configure_own_kernel() {
     make -s -C "$source" O="$objects" tinyconfig
     # Of two lines for one option the later counts.
     sed -E 's/^(CONFIG_[A-Za-z0-9_]+)=n$/# \1 is not set/' <<<"$wanted" >>"$objects/.config"
-    make -s -C "$source" O="$objects" olddefconfig
+    # It warns of each line that overrides an earlier one, which is what they are for.
+    make -s -C "$source" O="$objects" olddefconfig 2> >(grep -v "warning: override:" >&2)
     missing=$(missing_settings "$objects/.config" "$wanted")
     [[ -z $missing ]] || {
         printf 'these options did not take: a name may be wrong, or something that they need is off:\n%s\n' "$missing"
