@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     floor::{BARE_FLOOR, FLOOR},
     results::Results,
+    stats::Summary,
 };
 
 const OURS: &str = "ampoule";
@@ -84,6 +85,8 @@ pub struct Verdict {
     pub at_most: f64,
     /// What it is, where it was measured.
     pub value: Option<f64>,
+    /// The same of the tenth percentiles: what is left when other work of the machine keeps out of the way.
+    pub undisturbed: Option<f64>,
     /// Whether it is.
     pub met: Option<bool>,
 }
@@ -94,16 +97,35 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
 }
 
 fn judge(limit: &Limit, results: &Results) -> Verdict {
-    let ours = |measure: &str| results.get(measure, OURS).map(|summary| summary.p50);
+    let (of, value) = weigh(limit, results, |summary| summary.p50);
+    let (_, undisturbed) = weigh(limit, results, |summary| summary.p10);
+    Verdict {
+        item: limit.item,
+        measure: limit.measure.into(),
+        of,
+        at_most: limit.at_most,
+        value,
+        undisturbed,
+        met: value.map(|value| value <= limit.at_most),
+    }
+}
+
+/// A quantity of ours by what it is held against, and the name of that; both by one percentile.
+fn weigh(
+    limit: &Limit,
+    results: &Results,
+    percentile: fn(&Summary) -> f64,
+) -> (String, Option<f64>) {
+    let ours = |measure: &str| results.get(measure, OURS).map(percentile);
     let value = ours(limit.measure);
     let ratio = |other: Option<f64>| value.zip(other).map(|(value, other)| value / other);
-    let (of, value) = match limit.against {
+    match limit.against {
         Against::Itself => (String::new(), value),
         Against::Floor => (
             FLOOR.into(),
-            ratio(results.get(limit.measure, FLOOR).map(|summary| summary.p50)),
+            ratio(results.get(limit.measure, FLOOR).map(percentile)),
         ),
-        Against::BestRival => match best_rival(results, limit.measure) {
+        Against::BestRival => match best_rival(results, limit.measure, percentile) {
             Some((name, best)) => (format!("the best rival here, {name}"), ratio(Some(best))),
             None => ("the best rival".into(), None),
         },
@@ -117,26 +139,22 @@ fn judge(limit: &Limit, results: &Results) -> Verdict {
                 share,
             )
         }
-    };
-    Verdict {
-        item: limit.item,
-        measure: limit.measure.into(),
-        of,
-        at_most: limit.at_most,
-        value,
-        met: value.map(|value| value <= limit.at_most),
     }
 }
 
 /// The rival with the least of a quantity.
-fn best_rival<'a>(results: &'a Results, measure: &str) -> Option<(&'a str, f64)> {
+fn best_rival<'a>(
+    results: &'a Results,
+    measure: &str,
+    percentile: fn(&Summary) -> f64,
+) -> Option<(&'a str, f64)> {
     results
         .rows
         .iter()
         .filter(|row| {
             row.measure == measure && ![OURS, FLOOR, BARE_FLOOR].contains(&row.program.as_str())
         })
-        .map(|row| (row.program.as_str(), row.summary.p50))
+        .map(|row| (row.program.as_str(), percentile(&row.summary)))
         .min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
@@ -323,8 +341,14 @@ fn sentence(verdict: &Verdict) -> String {
     } else {
         format!(" × {}", verdict.of)
     };
+    let ratio = !verdict.of.is_empty();
+    let undisturbed = verdict
+        .undisturbed
+        .filter(|_| ratio)
+        .map(|value| format!(" (of p10s: {})", figure(value)))
+        .unwrap_or_default();
     format!(
-        "{state} {}: {value}, at most {}{of}",
+        "{state} {}: {value}{undisturbed}, at most {}{of}",
         title(&verdict.measure),
         figure(verdict.at_most)
     )
