@@ -300,7 +300,7 @@ impl SerialPort {
         let Ok(serial) = Serial::from_state(&state, Interrupt(line), NoEvents, transmitter) else {
             return false;
         };
-        if saved.receiver.len() + saved.recalled.len() > RECEIVER_CAPACITY {
+        if saved.recalled.len() > RECEIVER_CAPACITY {
             return false;
         }
         let mut uart = self.lock();
@@ -336,7 +336,10 @@ impl Uart {
     /// Takes back what the driver was sent and has not read. What it sent itself, in loopback mode, is its own.
     fn recall(&mut self) {
         if self.serial.read(MODEM_CONTROL) & LOOPBACK == 0 {
-            for _ in 0..self.serial.state().in_buffer.len() {
+            // Bytes of its own that a driver left from loopback mode are told from none here: without a bound, they would
+            // add up.
+            let room = RECEIVER_CAPACITY.saturating_sub(self.recalled.len());
+            for _ in 0..self.serial.state().in_buffer.len().min(room) {
                 let byte = self.serial.read(DATA);
                 self.recalled.push_back(byte);
             }

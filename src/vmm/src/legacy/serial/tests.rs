@@ -208,6 +208,21 @@ fn a_state_that_no_port_can_be_in_is_refused() {
     assert!(!rig.port.restore(&saved, rig.line.clone()));
 }
 
+#[test]
+fn what_is_taken_back_does_not_grow_with_what_a_driver_sends_itself() {
+    let rig = Rig::new();
+    for _ in 0..10 {
+        rig.write(MODEM_CONTROL, LOOPBACK);
+        (0..RECEIVER_CAPACITY).for_each(|_| rig.write(DATA, b'x'));
+        rig.write(MODEM_CONTROL, 0);
+        rig.write(INTERRUPT_ENABLE, RECEIVE_INTERRUPT);
+        rig.write(INTERRUPT_ENABLE, 0);
+    }
+    let saved = rig.port.save();
+    assert!(saved.recalled.len() <= RECEIVER_CAPACITY);
+    assert!(rig.port.restore(&saved, rig.line.clone()));
+}
+
 proptest! {
     #[test]
     fn any_register_traffic_is_answered(
