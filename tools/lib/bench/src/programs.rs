@@ -180,7 +180,11 @@ impl Program {
             guest.initrd.is_some(),
             guest.cpus
         ));
-        fs::write(&path, definition.to_string())?;
+        let definition = definition.to_string();
+        // Written once: fifty launches read it while the next is prepared.
+        if fs::read_to_string(&path).ok().as_ref() != Some(&definition) {
+            fs::write(&path, definition)?;
+        }
         Ok(path)
     }
 }

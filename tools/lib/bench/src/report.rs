@@ -1,5 +1,5 @@
 //! Limits, and whether they are met; the table and the JSON object.
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -255,8 +255,8 @@ pub fn table(results: &Results) -> String {
     }
     if !results.failures.is_empty() {
         line(&mut text, format_args!("\nFailed runs, in no figure above"));
-        for failure in &results.failures {
-            line(&mut text, format_args!("   {failure}"));
+        for (failure, times) in counted(&results.failures) {
+            line(&mut text, format_args!("   {times} × {failure}"));
         }
     }
     let count = |wanted| {
@@ -271,6 +271,15 @@ pub fn table(results: &Results) -> String {
         format_args!("\n{met} limits met, {missed} missed, {open} not measured"),
     );
     text
+}
+
+/// Each once, with how often it is there.
+fn counted(failures: &[String]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for failure in failures {
+        *counts.entry(failure.as_str()).or_default() += 1;
+    }
+    counts
 }
 
 fn item_table(text: &mut String, results: &Results, item: u8) {

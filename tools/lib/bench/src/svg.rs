@@ -10,23 +10,26 @@ const BAR: f64 = 22.0;
 const STEP: f64 = 36.0;
 
 /// Fills, darkest first, in the order of the marks; told apart by lightness as well as by hue.
-const FILLS: usize = 8;
+const FILLS: usize = 10;
 
 const STYLE: &str = "\
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .title { font-size: 16px; font-weight: 600 }
+.head { font-weight: 600 }
 .small { font-size: 11px; fill: #57606a }
 .grid { stroke: #d0d7de }
 .page { fill: #ffffff }
 .f0 { fill: #0b3c5d } .f1 { fill: #2a78b8 } .f2 { fill: #7db8e0 } .f3 { fill: #c9a227 }
 .f4 { fill: #8a5a00 } .f5 { fill: #2f855a } .f6 { fill: #86c79b } .f7 { fill: #8c4a86 }
+.f8 { fill: #d38fc4 } .f9 { fill: #5f6b77 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 }
   .small { fill: #9198a1 }
   .grid { stroke: #3d444d }
   .page { fill: #0d1117 }
   .f0 { fill: #4f8fbf } .f1 { fill: #8cc4ee } .f2 { fill: #cfe8fa } .f3 { fill: #e3b341 }
-  .f4 { fill: #b7791f } .f5 { fill: #3fb27f } .f6 { fill: #a6e3be } .f7 { fill: #c08bbb }
+  .f4 { fill: #b7791f } .f5 { fill: #3fb27f } .f6 { fill: #a6e3be } .f7 { fill: #a865a2 }
+  .f8 { fill: #e3b9dd } .f9 { fill: #8b98a5 }
 }";
 
 /// One row of bars with an axis of its own.
@@ -108,7 +111,7 @@ fn draw_panel(body: &mut String, panel: &Panel<'_>, top: f64) -> f64 {
     let bars_bottom = panel.bars.iter().fold(bars_top, |y, _| y + STEP);
     let _ = writeln!(
         body,
-        "<text x=\"16\" y=\"{:.0}\" font-weight=\"600\">{}</text>",
+        "<text x=\"16\" y=\"{:.0}\" class=\"head\">{}</text>",
         top,
         escape(&panel.title)
     );

@@ -17,25 +17,42 @@ pub fn calls_before_run(trace: &str) -> Option<u32> {
     None
 }
 
-/// When the landmarks of a launch passed, in seconds since 1970.
+/// A moment of a traced launch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moment {
+    /// Seconds since 1970.
+    pub at: f64,
+    /// Traced calls before it, each of which cost the launch time.
+    pub calls: u32,
+}
+
+/// The landmarks of a launch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Landmarks {
     /// `execve` was called.
-    pub exec: f64,
+    pub exec: Moment,
     /// `/dev/kvm` was opened: the program had started, and read what it was told.
-    pub open: f64,
+    pub open: Moment,
     /// The VM was asked for.
-    pub create: f64,
+    pub create: Moment,
     /// The guest was entered for the first time.
-    pub run: f64,
+    pub run: Moment,
 }
 
 /// From a trace with `-ttt`.
 pub fn landmarks(trace: &str) -> Option<Landmarks> {
-    let first = |wanted: fn(&str) -> bool| {
-        trace.lines().find_map(|line| {
+    let calls = || {
+        trace.lines().filter_map(|line| {
             let (time, call) = without_pid(line).split_once(' ')?;
-            wanted(call.trim_start()).then(|| time.parse::<f64>().ok())?
+            let call = call.trim_start();
+            (!call.starts_with(['+', '-', '<'])).then_some((time, call))
+        })
+    };
+    let first = |wanted: fn(&str) -> bool| {
+        let (calls, (time, _)) = (0..).zip(calls()).find(|(_, (_, call))| wanted(call))?;
+        Some(Moment {
+            at: time.parse().ok()?,
+            calls,
         })
     };
     Some(Landmarks {
@@ -44,6 +61,13 @@ pub fn landmarks(trace: &str) -> Option<Landmarks> {
         create: first(|call| call.contains("KVM_CREATE_VM"))?,
         run: first(is_run)?,
     })
+}
+
+/// Where a landmark lies in an untraced launch that takes `total` seconds, if the traced one took `traced`: what tracing added
+/// is shared out among the calls that were traced.
+pub fn untraced(marks: &Landmarks, mark: Moment, traced: f64, total: f64) -> f64 {
+    let share = (traced - total).max(0.0) / f64::from(marks.run.calls.max(1));
+    (mark.at - marks.exec.at - share * f64::from(mark.calls)).clamp(0.0, total)
 }
 
 fn without_pid(line: &str) -> &str {
@@ -119,15 +143,28 @@ mod tests {
 8  100.004000 ioctl(5, KVM_RUN, 0) = 0
 8  100.005000 ioctl(5, KVM_RUN, 0 <unfinished ...>
 ";
-        assert_eq!(
-            landmarks(trace),
-            Some(Landmarks {
-                exec: 100.000_001,
-                open: 100.002,
-                create: 100.003,
-                run: 100.004
-            })
-        );
+        let marks = landmarks(trace).unwrap();
+        let of = |moment: Moment| (moment.at, moment.calls);
+        assert_eq!(of(marks.exec), (100.000_001, 0));
+        assert_eq!(of(marks.open), (100.002, 2));
+        assert_eq!(of(marks.create), (100.003, 3));
+        assert_eq!(of(marks.run), (100.004, 4));
         assert_eq!(landmarks("7 100.0 execve(\"x\") = 0"), None);
+    }
+
+    #[test]
+    fn what_tracing_costs_is_taken_off_by_the_calls_before() {
+        let moment = |at, calls| Moment { at, calls };
+        let marks = Landmarks {
+            exec: moment(10.0, 0),
+            open: moment(12.0, 2),
+            create: moment(13.0, 3),
+            run: moment(18.0, 8),
+        };
+        // Eight calls made it eight seconds longer.
+        let at = |mark| untraced(&marks, mark, 9.0, 1.0);
+        assert_eq!(at(marks.open), 0.0);
+        assert_eq!(at(marks.run), 0.0);
+        assert_eq!(untraced(&marks, marks.create, 9.0, 9.0), 3.0);
     }
 }
