@@ -86,12 +86,15 @@ fn a_panic_is_a_failure_with_firecrackers_usual_parameters_too() {
 
 #[test]
 fn the_power_button_powers_it_off() {
-    let mut guest = linux().initrd(Image::ButtonInitrd).start();
+    let mut guest = linux()
+        .initrd(Image::ButtonInitrd)
+        .with("--stop-timeout 120")
+        .start();
     guest.wait_for("user space");
     guest.wait_for("# ");
-    // What an event daemon does: when the first event of the button's device has come, the machine is to be powered off.
+    // What an event daemon does: it opens the button's device, and when its first event has come, powers the machine off.
     guest.type_line(
-        "dd if=/dev/input/event0 of=/dev/null bs=24 count=1 & echo liste''ning; wait; poweroff -f",
+        "exec 3</dev/input/event0; echo liste''ning; dd of=/dev/null bs=24 count=1 <&3; poweroff -f",
     );
     guest.wait_for("listening");
     guest.signal(Signal::TERM);
