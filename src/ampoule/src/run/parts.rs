@@ -11,7 +11,7 @@ use vmm::{
     config::{self, Definition, Entry, HugePages},
     kvm::Hypervisor,
     machine::Parts,
-    memory::{self, Backing, Pages},
+    memory::{self, Backing, GuestMemoryMmap, Pages},
     timeline::{Phase, Timeline},
 };
 
@@ -32,7 +32,7 @@ pub(super) fn open(
     let machine = &definition.machine_config;
     let command_line = config::boot_args::merge(boot.boot_args.as_deref().unwrap_or_default())
         .map_err(|error| Failure::new("--cmdline", error))?;
-    let (kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
+    let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
     let initrd = boot.initrd_path.as_deref().map(open_initrd).transpose()?;
     let hypervisor =
         Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
@@ -47,6 +47,9 @@ pub(super) fn open(
     };
     let memory = memory::map(&layout::ram_ranges(ram), backing)
         .map_err(|error| Failure::new("--memory", &error).hint(error.hint()))?;
+    if backing == Backing::default() {
+        lend(&mut kernel, &memory, &boot.kernel_image_path)?;
+    }
     timeline.mark(Phase::MemoryMapped);
     let cpus = u8::try_from(machine.vcpu_count)
         .map_err(|_| Failure::new("--cpus", "there can be 254 at most"))?;
@@ -98,6 +101,13 @@ fn open_kernel(
     };
     let entry = kernel.entry(kind).map_err(refused)?;
     Ok((kernel, entry))
+}
+
+/// Lends the kernel's pages to the guest, where that is possible, instead of copying them.
+fn lend(kernel: &mut Kernel, memory: &GuestMemoryMmap, path: &Path) -> Result<(), Failure> {
+    kernel.map(memory).map(drop).map_err(|error| {
+        Failure::new(format_args!("kernel {}", path.display()), &error).hint_if(error.hint())
+    })
 }
 
 fn open_initrd(path: &Path) -> Result<Initrd, Failure> {

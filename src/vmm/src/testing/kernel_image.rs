@@ -15,6 +15,7 @@ pub struct Elf {
     kind: u16,
     entry: u64,
     headers: Vec<Header>,
+    page_aligned: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -33,6 +34,7 @@ impl Elf {
             kind: 2,
             entry,
             headers: Vec::new(),
+            page_aligned: false,
         }
     }
 
@@ -84,6 +86,13 @@ impl Elf {
         self
     }
 
+    /// Starts every segment's bytes at a page of the file, as linkers do.
+    #[must_use]
+    pub fn page_aligned(mut self) -> Self {
+        self.page_aligned = true;
+        self
+    }
+
     /// The file: ELF header, program headers, then the segments' bytes one after the other.
     #[must_use]
     pub fn build(&self) -> Vec<u8> {
@@ -101,7 +110,7 @@ impl Elf {
         for half in [64, 56, count, 64, 0, 0] {
             file.extend_from_slice(&half.to_le_bytes());
         }
-        let mut offset = 64 + 56 * u64::from(count);
+        let mut offset = self.padded(64 + 56 * u64::from(count));
         for header in &self.headers {
             file.extend_from_slice(&header.kind.to_le_bytes());
             file.extend_from_slice(&7u32.to_le_bytes());
@@ -118,12 +127,23 @@ impl Elf {
             for word in words {
                 file.extend_from_slice(&word.to_le_bytes());
             }
-            offset += size;
+            offset = self.padded(offset + size);
         }
         for header in &self.headers {
+            let start = self.padded(file.len() as u64);
+            file.resize(usize::try_from(start).expect("small files"), 0);
             file.extend_from_slice(&header.bytes);
         }
         file
+    }
+
+    /// Where the next segment's bytes start in the file, `offset` being the first place that is free.
+    fn padded(&self, offset: u64) -> u64 {
+        if self.page_aligned {
+            offset.next_multiple_of(4096)
+        } else {
+            offset
+        }
     }
 }
 

@@ -27,7 +27,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Copies the kernel into guest memory, which must be fresh: what the segments want zeroed (bss) is left alone.
+    /// Copies the kernel, as far as it is not [mapped](Self::map), into guest memory, which must be fresh: what the segments
+    /// want zeroed (bss) is left alone.
     ///
     /// # Errors
     /// As [`check_room`](Self::check_room); [`KernelError::Changed`] when the file has become shorter,
@@ -35,7 +36,7 @@ impl Kernel {
     pub fn load<M: GuestMemoryBackend>(&self, memory: &M) -> Result<LoadedKernel, KernelError> {
         self.check_room(memory)?;
         let mut bytes = 0u64;
-        for segment in self.segments() {
+        for segment in &self.to_copy {
             copy(self.file(), segment, memory)?;
             bytes = bytes.saturating_add(segment.file_size);
         }

@@ -17,6 +17,7 @@ mod extract;
 mod identify;
 mod layout;
 mod load;
+mod map;
 mod payload;
 mod source;
 #[cfg(test)]
@@ -44,6 +45,8 @@ pub use payload::Codec;
 pub struct Kernel {
     file: File,
     layout: Layout,
+    /// What of the segments is not mapped, and has to be copied.
+    to_copy: Vec<Segment>,
     format: Format,
     version: Option<String>,
     header: Option<setup_header>,
@@ -174,6 +177,7 @@ impl Kernel {
     fn plain(file: File, layout: Layout, format: Format) -> Self {
         Self {
             file,
+            to_copy: layout.segments.clone(),
             layout,
             format,
             version: None,

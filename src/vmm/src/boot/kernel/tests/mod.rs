@@ -2,6 +2,7 @@
 mod cache;
 mod entries;
 mod formats;
+mod mapping;
 mod placement;
 mod properties;
 mod refusals;
