@@ -38,7 +38,7 @@ say_hello:
 be_interrupted:
     call map_devices
     call enable_local_apic
-    mov $4, %eax                        # COM1's pin
+    mov $COM1_PIN, %eax
     mov $0x34, %ebx
     call route_pin
     mov $COM1_INTERRUPT_ENABLE, %dx
@@ -79,7 +79,7 @@ guest_echo:
     call load_idt
     gate 0x34, on_serial
     call enable_local_apic
-    mov $4, %eax                        # COM1's pin
+    mov $COM1_PIN, %eax
     mov $0x34, %ebx
     call route_pin
     mov $COM1_FIFO_CONTROL, %dx
@@ -208,7 +208,7 @@ guest_button:
     call load_idt
     gate 0x35, on_button
     call enable_local_apic
-    mov $5, %eax                        # the generic event device's pin
+    mov $EVENTS_PIN, %eax
     mov $0x35, %ebx
     call route_pin
     print64 "ready\n"
@@ -228,7 +228,7 @@ guest_stubborn:
     call load_idt
     gate 0x35, on_unwelcome_button
     call enable_local_apic
-    mov $5, %eax
+    mov $EVENTS_PIN, %eax
     mov $0x35, %ebx
     call route_pin
     print64 "ready\n"

@@ -29,6 +29,8 @@
 .set HOLE, 0xc0000000
 .set ABSENT, 0xd0000000
 .set IOAPIC, 0xfec00000
+.set COM1_PIN, 0                         # of the I/O APIC
+.set EVENTS_PIN, 1
 
 # The instructions of these routines exist in every mode of the processor: NAME is the mode's suffix.
 .macro serial_routines name

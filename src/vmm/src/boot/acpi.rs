@@ -105,7 +105,11 @@ fn madt(apic_ids: &[u8]) -> MADT {
     for &id in apic_ids {
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
-    madt.add_structure(IoApic::new(0, address(IOAPIC), 0));
+    madt.add_structure(IoApic::new(
+        0,
+        address(IOAPIC),
+        u32::from(gsi::IOAPIC.start),
+    ));
     madt
 }
 

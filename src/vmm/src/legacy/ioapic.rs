@@ -2,7 +2,10 @@
 //!
 //! Every line of this machine is edge triggered, as the DSDT says, so an interrupt is one message to a local APIC and
 //! needs no end-of-interrupt. It has exactly as many pins as the machine has lines: a kernel pays a dozen exits per pin.
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,13 +45,15 @@ pub struct IoapicState {
 
 /// The device: registers for the guest, lines for our devices.
 pub struct Ioapic {
+    /// The global system interrupt of pin 0.
+    first_gsi: u8,
     sender: Arc<dyn MessageSender>,
     state: Mutex<IoapicState>,
 }
 
 impl Ioapic {
-    /// An I/O APIC with `pins` masked pins, as after a reset.
-    pub fn new(pins: u8, sender: Arc<dyn MessageSender>) -> Self {
+    /// An I/O APIC with a pin for each of `gsis`, all masked, as after a reset.
+    pub fn new(gsis: Range<u8>, sender: Arc<dyn MessageSender>) -> Self {
         let pin = Pin {
             entry: MASKED,
             pending: false,
@@ -56,9 +61,10 @@ impl Ioapic {
         let state = IoapicState {
             id: 0,
             select: 0,
-            pins: vec![pin; usize::from(pins)],
+            pins: vec![pin; gsis.len()],
         };
         Self {
+            first_gsi: gsis.start,
             sender,
             state: Mutex::new(state),
         }
@@ -145,7 +151,10 @@ fn message(entry: u64) -> (u32, u32) {
 impl Controller for Ioapic {
     /// While the pin is masked the edge waits, so that none is lost.
     fn trigger(&self, gsi: u8) {
-        if let Some(pin) = self.lock().pins.get_mut(usize::from(gsi)) {
+        let Some(index) = gsi.checked_sub(self.first_gsi) else {
+            return;
+        };
+        if let Some(pin) = self.lock().pins.get_mut(usize::from(index)) {
             pin.pending = true;
             self.deliver(pin);
         }
@@ -197,7 +206,7 @@ mod tests {
 
     fn ioapic() -> (Arc<Sent>, Ioapic) {
         let sent = Arc::new(Sent::default());
-        (sent.clone(), Ioapic::new(6, sent))
+        (sent.clone(), Ioapic::new(2..8, sent))
     }
 
     fn write(ioapic: &Ioapic, register: u8, value: u32) {
@@ -217,19 +226,31 @@ mod tests {
         let (sent, ioapic) = ioapic();
         write(&ioapic, 0x19, 3 << 24);
         write(&ioapic, 0x18, 0x24);
-        ioapic.trigger(4);
+        ioapic.trigger(6);
         assert_eq!(*sent.0.lock().unwrap(), [(0xfee0_3000, 0x24)]);
     }
 
     #[test]
     fn an_edge_on_a_masked_pin_is_delivered_once_when_it_opens() {
         let (sent, ioapic) = ioapic();
-        ioapic.trigger(4);
-        ioapic.trigger(4);
+        ioapic.trigger(6);
+        ioapic.trigger(6);
         assert!(sent.0.lock().unwrap().is_empty());
         write(&ioapic, 0x18, 0x30);
         write(&ioapic, 0x18, 0x30);
         assert_eq!(sent.0.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn interrupts_that_are_not_its_own_are_ignored() {
+        let (sent, ioapic) = ioapic();
+        for pin in 0..6 {
+            write(&ioapic, 0x10 + 2 * pin, 0x20);
+        }
+        for gsi in [0, 1, 8, 255] {
+            ioapic.trigger(gsi);
+        }
+        assert!(sent.0.lock().unwrap().is_empty());
     }
 
     #[test]
@@ -243,14 +264,14 @@ mod tests {
     fn a_restored_device_goes_on_where_the_saved_one_stood() {
         let (_, first) = ioapic();
         write(&first, 0x12, 0x41);
-        first.trigger(2);
+        first.trigger(4);
         let json = serde_json::to_string(&first.save()).unwrap();
         let (sent, second) = ioapic();
         assert!(second.restore(&serde_json::from_str(&json).unwrap()));
         assert_eq!(read(&second, 0x12), 0x41);
         write(&second, 0x14, 0x42);
         assert_eq!(*sent.0.lock().unwrap(), [(0xfee0_0000, 0x42)]);
-        assert!(!Ioapic::new(3, sent).restore(&first.save()));
+        assert!(!Ioapic::new(2..5, sent).restore(&first.save()));
     }
 
     proptest! {

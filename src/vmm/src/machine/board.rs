@@ -27,7 +27,7 @@ use crate::{
 const RESERVED: Reserved = Reserved {
     vmx_tss: layout::VMX_TSS,
     vmx_identity_map: layout::VMX_IDENTITY_MAP,
-    ioapic_pins: gsi::COUNT,
+    ioapic_pins: gsi::IOAPIC.end - gsi::IOAPIC.start,
 };
 
 /// What exists from one power-on to the next reset: the VM, its devices, its vCPUs.
@@ -57,7 +57,7 @@ impl Board {
         timeline.mark(Phase::VmCreated);
         let vcpus = create_vcpus(parts, &vm)?;
         timeline.mark(Phase::VcpusCreated);
-        let ioapic = Arc::new(Ioapic::new(gsi::COUNT, vm));
+        let ioapic = Arc::new(Ioapic::new(gsi::IOAPIC, vm));
         let serial = Arc::new(SerialPort::new(
             Line::new(ioapic.clone(), gsi::COM1),
             wire.clone(),

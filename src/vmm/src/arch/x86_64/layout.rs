@@ -86,13 +86,17 @@ pub const I8042_PORTS: u16 = 5;
 pub const MARKER_PORT: u16 = 0x80;
 
 /// Global system interrupts, one per source: an I/O APIC with no spare pins costs the guest the fewest exits.
+///
+/// They do not begin with 0, which Linux's ACPI takes for no interrupt at all.
 pub mod gsi {
-    /// First serial port.
+    use std::ops::Range;
+
+    /// First serial port, where a PC has it.
     pub const COM1: u8 = 4;
     /// The ACPI generic event device: power button.
     pub const EVENTS: u8 = 5;
-    /// Pins of the I/O APIC.
-    pub const COUNT: u8 = 6;
+    /// Those of the I/O APIC's pins.
+    pub const IOAPIC: Range<u8> = COM1..EVENTS + 1;
 }
 
 /// The ranges of guest-physical RAM, as (start, bytes), for `size` bytes in all: split around the hole.

@@ -22,7 +22,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let interrupts = Arc::new(Interrupts::default());
-        let ioapic = Arc::new(Ioapic::new(5, interrupts.clone()));
+        let ioapic = Arc::new(Ioapic::new(0..5, interrupts.clone()));
         let _ = ioapic.write(0, &0x18u32.to_le_bytes());
         let _ = ioapic.write(0x10, &0x24u32.to_le_bytes());
         let line = Line::new(ioapic, 4);
