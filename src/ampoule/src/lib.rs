@@ -5,6 +5,7 @@ pub mod allocator;
 pub mod definition;
 pub mod doctor;
 pub mod failure;
+pub mod image;
 pub mod kernel_search;
 pub mod last_words;
 pub mod paths;

@@ -24,7 +24,7 @@ use vmm::{
 
 pub use args::{RunArgs, Switch};
 
-use crate::{failure::Failure, kernel_search, last_words, paths::Paths, terminal};
+use crate::{failure::Failure, image, kernel_search, last_words, paths::Paths, terminal};
 
 /// Runs a guest to its end, and ends this process with the guest's exit code.
 pub fn run(args: &RunArgs, timeline: &Arc<Timeline>) -> ! {
@@ -72,6 +72,7 @@ fn confine_and_run(
         let hint = report::hint(&error);
         Failure::new("the machine", error).hint_if(hint)
     };
+    image::let_go();
     let mut machine =
         Machine::build(parts, policy, ends::take(), timeline.clone()).map_err(failed)?;
     if verbose {
