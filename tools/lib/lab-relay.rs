@@ -51,6 +51,7 @@ unsafe extern "C" {
     fn poll(fds: *mut PollFd, count: c_ulong, timeout: c_int) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
     fn raise(signal: c_int) -> c_int;
+    fn sched_setaffinity(pid: c_int, bytes: usize, mask: *const u64) -> c_int;
     fn setgid(gid: u32) -> c_int;
     fn setgroups(count: usize, groups: *const u32) -> c_int;
     fn setsid() -> c_int;
@@ -493,6 +494,7 @@ fn guest() -> ! {
     let mut from_host = Port(file);
     send(&port, HELLO, &[]);
     let _held = hold_machine();
+    start_processors();
     let (_, payload) = read_frame(&mut from_host).expect("the host is there");
     let request = Request::decode(&payload).expect("the host is of the same build");
     let code = run(request, from_host, &port);
@@ -508,8 +510,9 @@ fn guest() -> ! {
 /// A virtual machine with a processor that never runs, for as long as the lab lives.
 ///
 /// With the first one, and again with the last, KVM's static keys make the kernel patch its own code, the scheduler's too.
-/// QEMU before 8.1 may keep a translation of the breakpoint that stands there meanwhile: it reads the code before it
-/// watches the page. Processors that run into one stay there for ever. Now there is neither a first nor a last.
+/// QEMU before 8.1 may keep a translation of the breakpoint that stands there meanwhile, for it reads the code before it
+/// watches the page; processors that run into it stay there for ever. So the first machine is made while one processor runs,
+/// and there is no last.
 fn hold_machine() -> Option<[OwnedFd; 3]> {
     let made = |fd: c_int| {
         // SAFETY: a descriptor that was just made, if any, is nobody else's.
@@ -523,6 +526,22 @@ fn hold_machine() -> Option<[OwnedFd; 3]> {
     // SAFETY: as above.
     let processor = made(unsafe { ioctl(machine.as_raw_fd(), KVM_CREATE_VCPU, 0) })?;
     Some([kvm, machine, processor])
+}
+
+/// Starts the processors that the kernel left off, and leaves the first one: `tools/lab` says why.
+fn start_processors() {
+    let cpus = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten();
+    for cpu in cpus.flatten() {
+        // The first has no such file.
+        let _ = fs::write(cpu.path().join("online"), "1");
+    }
+    let count = thread::available_parallelism().map_or(1, |count| count.get());
+    if count > 1 {
+        let mut mask = [u64::MAX; 16];
+        mask[0] &= !1;
+        // SAFETY: the mask is live and of the size that is told; what is beyond the processors is ignored.
+        unsafe { sched_setaffinity(0, size_of_val(&mask), mask.as_ptr()) };
+    }
 }
 
 /// The one port there is: its first number depends on what other devices the lab has.

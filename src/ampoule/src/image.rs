@@ -29,9 +29,10 @@ unsafe extern "C" fn let_go_of_segments(
     {
         let start = (base + header.p_vaddr) & !0xfff;
         let bytes = base + header.p_vaddr + header.p_memsz - start;
+        let bytes = usize::try_from(bytes).unwrap_or(0);
         // SAFETY: these are a segment's own pages, of a private mapping that cannot be written to: dropped ones are read from
         // the file again. That it did not work would change nothing but the memory that is shown as ours.
-        unsafe { libc::madvise(start as *mut c_void, bytes as usize, libc::MADV_DONTNEED) };
+        unsafe { libc::madvise(start as *mut c_void, bytes, libc::MADV_DONTNEED) };
     }
     1
 }
