@@ -1,7 +1,11 @@
 //! Guest RAM: host memory mapped for it, the way the definition asks for.
 use std::{fs::File, io, sync::Arc};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
+    io::Errno,
+    mm::Advice,
+};
 use thiserror::Error;
 pub use vm_memory::GuestMemoryMmap;
 use vm_memory::{
@@ -21,9 +25,10 @@ pub struct Backing {
 /// Which pages back guest RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
-    /// As the host does by default.
+    /// Pages of 4 KiB, also on a host that makes huge ones unasked: a guest that boots touches a little everywhere, and would
+    /// be given, zeroed, all that is around it.
     #[default]
-    Default,
+    Small,
     /// Transparent huge pages, asked for with `madvise`.
     Transparent,
     /// 2 MiB pages out of the host's reserved pool.
@@ -96,7 +101,7 @@ pub fn map(
 fn failed(size: u64, pages: Pages, source: io::Error) -> MemoryError {
     match pages {
         Pages::Huge2M => MemoryError::HugePages { size, source },
-        Pages::Default | Pages::Transparent => MemoryError::Map { size, source },
+        Pages::Small | Pages::Transparent => MemoryError::Map { size, source },
     }
 }
 
@@ -104,7 +109,7 @@ fn failed(size: u64, pages: Pages, source: io::Error) -> MemoryError {
 fn memfd(size: u64, pages: Pages) -> Result<File, MemoryError> {
     let huge = match pages {
         Pages::Huge2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
-        Pages::Default | Pages::Transparent => MemfdFlags::empty(),
+        Pages::Small | Pages::Transparent => MemfdFlags::empty(),
     };
     let create = || {
         let fd = memfd_create(
@@ -134,7 +139,7 @@ fn map_region(
         // Reserved at once, so that a pool that is too small is an error here and not a SIGBUS later.
         Pages::Huge2M if file.is_none() => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
         Pages::Huge2M => 0,
-        Pages::Default | Pages::Transparent => libc::MAP_NORESERVE,
+        Pages::Small | Pages::Transparent => libc::MAP_NORESERVE,
     };
     let mut builder = MmapRegionBuilder::new(bytes)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
@@ -146,9 +151,16 @@ fn map_region(
     let region = builder
         .build()
         .map_err(|error| failed(size, pages, source_of(error)))?;
-    if pages == Pages::Transparent {
-        advise_huge(&region).map_err(|error| failed(size, pages, error))?;
+    match pages {
+        Pages::Small => match advise(&region, Advice::LinuxNoHugepage) {
+            // A kernel without transparent huge pages.
+            Err(Errno::INVAL) => Ok(()),
+            other => other,
+        },
+        Pages::Transparent => advise(&region, Advice::LinuxHugepage),
+        Pages::Huge2M => Ok(()),
     }
+    .map_err(|error| failed(size, pages, error.into()))?;
     Ok(region)
 }
 
@@ -159,16 +171,9 @@ fn source_of(error: vm_memory::mmap::MmapRegionError) -> io::Error {
     }
 }
 
-fn advise_huge(region: &MmapRegion) -> io::Result<()> {
+fn advise(region: &MmapRegion, advice: Advice) -> Result<(), Errno> {
     // SAFETY: the range is the region's own mapping, and the advice changes no contents.
-    unsafe {
-        rustix::mm::madvise(
-            region.as_ptr().cast(),
-            region.size(),
-            rustix::mm::Advice::LinuxHugepage,
-        )?;
-    }
-    Ok(())
+    unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), advice) }
 }
 
 /// Gives every page of `memory` back to the host: all of it reads as zeros afterwards.
@@ -178,8 +183,8 @@ fn advise_huge(region: &MmapRegion) -> io::Result<()> {
 pub fn clear(memory: &GuestMemoryMmap) -> io::Result<()> {
     for region in memory.iter() {
         let advice = match region.file_offset() {
-            Some(_) => rustix::mm::Advice::LinuxRemove,
-            None => rustix::mm::Advice::LinuxDontNeed,
+            Some(_) => Advice::LinuxRemove,
+            None => Advice::LinuxDontNeed,
         };
         // SAFETY: the range is the region's own mapping. Guest RAM is only ever accessed by volatile copies and by a
         // guest, which do not mind that it changes.
@@ -220,7 +225,7 @@ mod tests {
     fn memfd_memory_is_one_file_for_both_ranges() {
         let backing = Backing {
             shared: true,
-            pages: Pages::Default,
+            pages: Pages::Small,
         };
         written_and_cleared(backing);
         let memory = map(&RANGES, backing).unwrap();

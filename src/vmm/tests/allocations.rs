@@ -78,7 +78,7 @@ fn run(times: u32) -> (u64, u64) {
         .expect("the guest has that entry");
     let backing = Backing {
         shared: false,
-        pages: Pages::Default,
+        pages: Pages::Small,
     };
     let parts = Parts {
         hypervisor: Hypervisor::open().expect("KVM is there"),

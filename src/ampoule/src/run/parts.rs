@@ -40,7 +40,7 @@ pub(super) fn open(
     let backing = Backing {
         shared: machine.shared_memory,
         pages: match machine.huge_pages {
-            HugePages::None => Pages::Default,
+            HugePages::None => Pages::Small,
             HugePages::Transparent => Pages::Transparent,
             HugePages::Huge2M => Pages::Huge2M,
         },
