@@ -46,12 +46,10 @@ const EXIT: u8 = b'X';
 unsafe extern "C" {
     fn dup(fd: c_int) -> c_int;
     fn getppid() -> c_int;
-    fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn pipe(fds: *mut c_int) -> c_int;
     fn poll(fds: *mut PollFd, count: c_ulong, timeout: c_int) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
     fn raise(signal: c_int) -> c_int;
-    fn sched_setaffinity(pid: c_int, bytes: usize, mask: *const u64) -> c_int;
     fn setgid(gid: u32) -> c_int;
     fn setgroups(count: usize, groups: *const u32) -> c_int;
     fn setsid() -> c_int;
@@ -76,9 +74,6 @@ const PR_SET_PDEATHSIG: c_int = 1;
 const SIGKILL: c_int = 9;
 const SIGPIPE: c_int = 13;
 const SIG_DFL: usize = 0;
-const KVM_CREATE_VM: c_ulong = 0xae01;
-const KVM_CREATE_VCPU: c_ulong = 0xae41;
-const KVM_CREATE_IRQCHIP: c_ulong = 0xae60;
 
 fn main() {
     let mut arguments = env::args_os().skip(1);
@@ -493,8 +488,6 @@ fn guest() -> ! {
     let port: Sender = Arc::new(Mutex::new(file.try_clone().expect("descriptors are left")));
     let mut from_host = Port(file);
     send(&port, HELLO, &[]);
-    let _held = hold_machine();
-    start_processors();
     let (_, payload) = read_frame(&mut from_host).expect("the host is there");
     let request = Request::decode(&payload).expect("the host is of the same build");
     let code = run(request, from_host, &port);
@@ -504,43 +497,6 @@ fn guest() -> ! {
     send(&port, EXIT, &[code]);
     loop {
         thread::park();
-    }
-}
-
-/// A virtual machine with a processor that never runs, for as long as the lab lives.
-///
-/// With the first one, and again with the last, KVM's static keys make the kernel patch its own code, the scheduler's too.
-/// QEMU before 8.1 may keep a translation of the breakpoint that stands there meanwhile, for it reads the code before it
-/// watches the page; processors that run into it stay there for ever. So the first machine is made while one processor runs,
-/// and there is no last.
-fn hold_machine() -> Option<[OwnedFd; 3]> {
-    let made = |fd: c_int| {
-        // SAFETY: a descriptor that was just made, if any, is nobody else's.
-        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
-    };
-    let kvm: OwnedFd = File::open("/dev/kvm").ok()?.into();
-    // SAFETY: these three take a number or nothing.
-    let machine = made(unsafe { ioctl(kvm.as_raw_fd(), KVM_CREATE_VM, 0) })?;
-    // SAFETY: as above.
-    unsafe { ioctl(machine.as_raw_fd(), KVM_CREATE_IRQCHIP, 0) };
-    // SAFETY: as above.
-    let processor = made(unsafe { ioctl(machine.as_raw_fd(), KVM_CREATE_VCPU, 0) })?;
-    Some([kvm, machine, processor])
-}
-
-/// Starts the processors that the kernel left off, and leaves the first one: `tools/lab` says why.
-fn start_processors() {
-    let cpus = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten();
-    for cpu in cpus.flatten() {
-        // The first has no such file.
-        let _ = fs::write(cpu.path().join("online"), "1");
-    }
-    let count = thread::available_parallelism().map_or(1, |count| count.get());
-    if count > 1 {
-        let mut mask = [u64::MAX; 16];
-        mask[0] &= !1;
-        // SAFETY: the mask is live and of the size that is told; what is beyond the processors is ignored.
-        unsafe { sched_setaffinity(0, size_of_val(&mask), mask.as_ptr()) };
     }
 }
 

@@ -24,7 +24,7 @@ impl MessageSender for Nowhere {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let ioapic = Arc::new(Ioapic::new(6, Arc::new(Nowhere)));
+    let ioapic = Arc::new(Ioapic::new(2..8, Arc::new(Nowhere)));
     let line = Line::new(ioapic.clone(), 4);
     let wire = Arc::new(Wire::new(Arc::new(Timeline::since_exec())).expect("an eventfd"));
     let serial = Arc::new(SerialPort::new(line.clone(), wire.clone()));
