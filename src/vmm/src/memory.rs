@@ -176,7 +176,8 @@ fn advise(region: &MmapRegion, advice: Advice) -> Result<(), Errno> {
     unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), advice) }
 }
 
-/// Gives every page of `memory` back to the host: all of it reads as zeros afterwards.
+/// Gives every page of `memory` back to the host: all of it reads as zeros afterwards, but for a kernel's pages that were
+/// mapped into it, which read as its file again.
 ///
 /// # Errors
 /// When the host refuses.
