@@ -222,13 +222,16 @@ mod tests {
     fn an_init_says_its_line() {
         use std::{
             io::Read,
-            os::unix::fs::PermissionsExt,
             process::{Command, Stdio},
         };
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("init");
-        std::fs::write(&path, init(false)).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let (made, path) = (directory.path().join("made"), directory.path().join("init"));
+        std::fs::write(&made, init(false)).unwrap();
+        // Another program makes the executable: a file that this one has open for writing is open, for a moment, in any child
+        // that another test starts, and execve(2) refuses it with ETXTBSY.
+        let mut install = Command::new("install");
+        install.args(["-m", "700"]).arg(&made).arg(&path);
+        assert!(install.status().unwrap().success());
         let mut child = Command::new(&path).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = vec![0; INIT_LINE.len()];
         child
