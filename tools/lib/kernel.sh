@@ -127,7 +127,10 @@ decompress_bzimage() {
     magic=$(od -An -tx1 -j "$offset" -N 4 "$image" | tr -d ' ')
     local -a unpack
     case $magic in
-        fd377a58) unpack=(xz -dc --single-stream) ;;
+        fd377a58)
+            need_packages xz-utils
+            unpack=(xz -dc --single-stream)
+            ;;
         28b52ffd)
             need_packages zstd
             unpack=(zstd -dc)
@@ -177,7 +180,7 @@ copy_module() {
     local plain
     plain=$2/$(basename "$1")
     case $1 in
-        *.xz) xz -dc "$1" >"${plain%.xz}" ;;
+        *.xz) need_packages xz-utils && xz -dc "$1" >"${plain%.xz}" ;;
         *.zst) need_packages zstd && zstd -qdc "$1" >"${plain%.zst}" ;;
         *.gz) gzip -dc "$1" >"${plain%.gz}" ;;
         *) cp "$1" "$plain" ;;
