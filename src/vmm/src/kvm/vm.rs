@@ -1,5 +1,5 @@
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi, kvm_userspace_memory_region};
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::{Hypervisor, KvmError};
@@ -75,6 +75,16 @@ impl Vm {
             .signal_msi(message)
             .map(drop)
             .map_err(KvmError::call("deliver an interrupt"))
+    }
+
+    /// Keeps writes of up to `size` bytes at guest physical `address` in the ring that all vCPUs share.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn coalesce_writes(&self, address: u64, size: u32) -> Result<(), KvmError> {
+        self.fd
+            .register_coalesced_mmio(IoEventAddress::Mmio(address), size)
+            .map_err(KvmError::call("coalesce writes"))
     }
 
     /// Adds vCPU number `index`.

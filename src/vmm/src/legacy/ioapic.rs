@@ -15,6 +15,8 @@ use crate::{
 };
 
 const SELECT: u64 = 0x00;
+/// Size of the first register, which has no effect of its own: it says which one the second is.
+pub const SELECT_BYTES: u32 = 4;
 const WINDOW: u64 = 0x10;
 
 const REGISTER_ID: u8 = 0x00;

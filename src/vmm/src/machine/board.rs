@@ -14,14 +14,14 @@ use crate::{
     kvm::{Reserved, Vm},
     legacy::{
         i8042::ResetOnly,
-        ioapic::Ioapic,
+        ioapic::{self, Ioapic},
         marker::Marker,
         power::Power,
         serial::{SerialPort, Wire},
     },
     metrics::Counter,
     timeline::{Phase, Timeline},
-    vcpu::{Surroundings, Vcpu, gate::Gate},
+    vcpu::{Surroundings, Vcpu, coalesced::Coalesced, gate::Gate},
 };
 
 const RESERVED: Reserved = Reserved {
@@ -57,7 +57,7 @@ impl Board {
         timeline.mark(Phase::VmCreated);
         let vcpus = create_vcpus(parts, &vm)?;
         timeline.mark(Phase::VcpusCreated);
-        let ioapic = Arc::new(Ioapic::new(gsi::IOAPIC, vm));
+        let ioapic = Arc::new(Ioapic::new(gsi::IOAPIC, vm.clone()));
         let serial = Arc::new(SerialPort::new(
             Line::new(ioapic.clone(), gsi::COM1),
             wire.clone(),
@@ -66,6 +66,7 @@ impl Board {
             memory: parts.memory.clone(),
             ports: ports(&serial)?,
             mmio: mmio(&ioapic)?,
+            coalesced: Coalesced::new(vm, layout::IOAPIC.0, ioapic::SELECT_BYTES),
             other_exits: Counter::default(),
             exits_to_user_space: OnceLock::new(),
             timeline: timeline.clone(),
@@ -122,7 +123,7 @@ fn create_vcpus(parts: &Parts, vm: &Vm) -> Result<Vec<Vcpu>, MachineError> {
             let entry = (index == 0).then_some(parts.entry);
             let vcpu = vm.create_vcpu(index)?;
             setup::prepare(&vcpu, &cpuid, &msrs, entry)?;
-            Ok(Vcpu::new(vcpu, index))
+            Ok(Vcpu::new(vcpu, index)?)
         })
         .collect()
 }

@@ -51,6 +51,7 @@ mod request {
     pub(super) const KVM_GET_SREGS: u64 = 0x8138_ae83;
     pub(super) const KVM_TRANSLATE: u64 = 0xc018_ae85;
     pub(super) const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
+    pub(super) const KVM_REGISTER_COALESCED_MMIO: u64 = 0x4010_ae67;
     pub(super) const TCSETS: u64 = 0x5402;
     // Power-on.
     pub(super) const KVM_CREATE_VM: u64 = 0xae01;
@@ -137,6 +138,12 @@ const VCPU: &[Rule] = &[
         "ioctl",
         &[Is(1, request::KVM_SIGNAL_MSI)],
         "a device interrupts",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_REGISTER_COALESCED_MMIO)],
+        "from the first access to the I/O APIC on, half of them are no exits",
     ),
     rule(
         libc::SYS_ioctl,

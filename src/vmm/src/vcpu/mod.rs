@@ -1,4 +1,5 @@
 //! One virtual processor: its run loop, from exit to bus to what to do next.
+pub mod coalesced;
 pub mod gate;
 mod report;
 pub mod thread;
@@ -11,8 +12,10 @@ use vm_memory::GuestMemoryMmap;
 
 pub use report::Crash;
 
+use self::coalesced::Coalesced;
 use crate::{
     bus::{Accesses, Bus, Outcome},
+    kvm::KvmError,
     metrics::Counter,
     timeline::{Phase, Timeline},
 };
@@ -25,6 +28,8 @@ pub struct Surroundings {
     pub ports: Bus,
     /// Guest physical addresses that are not RAM.
     pub mmio: Bus,
+    /// The one register among them whose writes make no exits of their own.
+    pub coalesced: Coalesced,
     /// Counts exits that are no access to a bus.
     pub other_exits: Counter,
     /// Accesses by device when the guest's init said that user space runs.
@@ -74,8 +79,13 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// Takes vCPU number `index`, ready to run.
-    pub fn new(fd: VcpuFd, index: u8) -> Self {
-        Self { fd, index }
+    ///
+    /// # Errors
+    /// When the ring of coalesced writes cannot be mapped.
+    pub fn new(mut fd: VcpuFd, index: u8) -> Result<Self, KvmError> {
+        fd.map_coalesced_mmio_ring()
+            .map_err(KvmError::call("map the ring of coalesced writes"))?;
+        Ok(Self { fd, index })
     }
 
     /// The page that this vCPU shares with KVM, for [`thread::interruptible`].
@@ -126,11 +136,18 @@ impl Vcpu {
                 Ok(Outcome::Nothing)
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
-                around.mmio.read(address, data);
+                let data: *mut [u8] = data;
+                around.coalesced.settle(&mut self.fd, &around.mmio);
+                // SAFETY: as above; `settle` reads another page that KVM shares.
+                around.mmio.read(address, unsafe { &mut *data });
                 Ok(Outcome::Nothing)
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
-                Ok(around.mmio.write(address, data).unwrap_or(Outcome::Nothing))
+                let data: *const [u8] = data;
+                around.coalesced.settle(&mut self.fd, &around.mmio);
+                // SAFETY: as above.
+                let written = around.mmio.write(address, unsafe { &*data });
+                Ok(written.unwrap_or(Outcome::Nothing))
             }
             Ok(exit) => {
                 around.other_exits.count();
