@@ -9,6 +9,8 @@ use crate::{Finished, Guest, Launch, Terminal};
 /// A kernel to boot, or a RAM disk to boot it with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Image {
+    /// The kernel that this run of the tests is about: the own one, or the first of those below.
+    Given,
     /// Debian 12's cloud kernel, a bzImage with an LZ4 payload.
     Cloud,
     /// Debian 12's generic kernel, a bzImage with an XZ payload.
@@ -19,7 +21,7 @@ pub enum Image {
     Elf,
     /// Runs a script of the command line, or a shell.
     Initrd,
-    /// The same, after loading the cloud kernel's drivers for the power button and for input devices.
+    /// The same, after loading the given kernel's drivers for the power button and for input devices, where it has none.
     ButtonInitrd,
 }
 
@@ -30,6 +32,7 @@ impl Image {
     /// When the environment names none.
     pub fn path(self) -> PathBuf {
         let variable = match self {
+            Self::Given => "AMPOULE_TEST_KERNEL",
             Self::Cloud => "AMPOULE_TEST_KERNEL_CLOUD",
             Self::Generic => "AMPOULE_TEST_KERNEL_GENERIC",
             Self::Newer => "AMPOULE_TEST_KERNEL_6_12",
@@ -53,10 +56,10 @@ pub struct Linux {
     arguments: Vec<OsString>,
 }
 
-/// The cloud kernel with 256 MiB, and a shell.
+/// The given kernel with 256 MiB, and a shell.
 pub fn linux() -> Linux {
     Linux {
-        kernel: Image::Cloud,
+        kernel: Image::Given,
         initrd: Image::Initrd,
         parameters: "quiet".into(),
         arguments: ["--memory", "256M"].map(OsString::from).into(),

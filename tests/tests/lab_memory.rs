@@ -1,7 +1,7 @@
 //! Memory: as much as was asked for, in the pages that were asked for.
 use std::fs;
 
-use ampoule_tests::linux::{MACHINE, WITHOUT_THE_LABS_QUIRK, linux};
+use ampoule_tests::linux::{Image, MACHINE, WITHOUT_THE_LABS_QUIRK, linux};
 
 fn found(mib: u64) {
     let report = linux()
@@ -30,7 +30,7 @@ fn a_machine_that_reaches_past_the_hole() {
 
 #[test]
 fn a_machine_too_small_for_its_kernel_is_refused_before_it_exists() {
-    let finished = linux().with("--memory 32M").run();
+    let finished = linux().kernel(Image::Cloud).with("--memory 32M").run();
     assert_eq!(finished.code, 125);
     assert!(finished.stdout.is_empty());
     let message = finished.stderr;

@@ -74,7 +74,7 @@ fn processors_say_what_a_guest_may_use() {
 #[test]
 fn threads_share_a_core_where_that_is_wanted() {
     let definition = tempfile::NamedTempFile::new().unwrap();
-    let kernel = ampoule_tests::linux::Image::Cloud.path();
+    let kernel = ampoule_tests::linux::Image::Given.path();
     let json = format!(
         r#"{{"boot-source": {{"kernel_image_path": "{}"}}, "machine-config": {{"vcpu_count": 4, "mem_size_mib": 256, "smt": true}}}}"#,
         kernel.display()
