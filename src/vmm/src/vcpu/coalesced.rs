@@ -16,7 +16,7 @@ pub struct Coalesced {
 }
 
 impl Coalesced {
-    /// The register of `size` bytes at `address`. Until [`settle`](Self::settle) is called first its writes are exits.
+    /// The register of `size` bytes at `address`. Until a vCPU first leaves the guest for memory, its writes are exits.
     pub fn new(vm: Arc<Vm>, address: u64, size: u32) -> Self {
         Self {
             vm,
