@@ -21,8 +21,8 @@ pub enum Image {
     Elf,
     /// Runs a script of the command line, or a shell.
     Initrd,
-    /// The same, after loading the given kernel's drivers for the power button and for input devices, where it has none.
-    ButtonInitrd,
+    /// The same, after loading the given kernel's drivers for the power button, input devices and disks, where it has none.
+    DriversInitrd,
 }
 
 impl Image {
@@ -38,7 +38,7 @@ impl Image {
             Self::Newer => "AMPOULE_TEST_KERNEL_6_12",
             Self::Elf => "AMPOULE_TEST_ELF",
             Self::Initrd => "AMPOULE_TEST_INITRD",
-            Self::ButtonInitrd => "AMPOULE_TEST_INITRD_BUTTON",
+            Self::DriversInitrd => "AMPOULE_TEST_INITRD_DRIVERS",
         };
         match env::var_os(variable) {
             Some(path) => path.into(),
@@ -93,6 +93,14 @@ impl Linux {
             }
             self.arguments.push(argument.into());
         }
+        self
+    }
+
+    /// More arguments, which may be given more than once.
+    #[must_use]
+    pub fn with_more(mut self, arguments: &str) -> Self {
+        self.arguments
+            .extend(arguments.split_whitespace().map(OsString::from));
         self
     }
 

@@ -234,6 +234,60 @@ fn a_definition_may_come_through_a_pipe() {
 }
 
 #[test]
+fn disks_that_are_none() {
+    let directory = directory();
+    let kernel = file(
+        &directory,
+        "kernel",
+        &Elf::new(0x10_0000).load(0x10_0000, &[0xf4], 0x1000).build(),
+    );
+    let image = file(&directory, "image", &[0; 512]);
+    let empty = directory.path().to_str().expect("a plain path").to_owned();
+    let pipe = named_pipe(&directory);
+    let refuses_disk = |disk: &str, part: &str| {
+        let disk_of = disk.split(',').next().unwrap_or_default();
+        let arguments = ["--kernel", &kernel, "--disk", disk];
+        refuses(&arguments, &format!("ampoule: disk {disk_of}: "), part);
+    };
+    refuses_disk("/nonexistent/image", "No such file");
+    refuses_disk(&empty, "Is a directory");
+    refuses_disk(&format!("{empty},ro"), "neither a file nor a block device");
+    refuses_disk(&format!("{pipe},ro"), "neither a file nor a block device");
+    refuses_disk("/dev/null", "neither a file nor a block device");
+
+    for (disk, part) in [
+        (",ro", "path"),
+        ("image,rw", "no such option"),
+        ("image,format=qcow2", "only raw"),
+        ("image,cache=unsafe", "cache"),
+    ] {
+        let finished = Guest::run(["--kernel", &kernel, "--disk", disk]).finish();
+        let message = refused(&finished);
+        assert!(
+            message.contains("--disk") && message.contains(part),
+            "{message}"
+        );
+    }
+    for (second, part) in [
+        ("image,id=a", "two disks called `a`"),
+        ("image,serial=123456789012345678901", "serial number"),
+    ] {
+        let arguments = [
+            "--kernel",
+            &kernel,
+            "--disk",
+            "image,id=a",
+            "--disk",
+            second,
+        ];
+        refuses(&arguments, "ampoule: --disk: ", part);
+    }
+    // Twice the same, to write to both.
+    let arguments = ["--kernel", &kernel, "--disk", &image, "--disk", &image];
+    refuses(&arguments, &format!("ampoule: disk {image}: "), "using it");
+}
+
+#[test]
 fn nothing_to_boot() {
     let home = directory();
     let finished = Launch::run([] as [&str; 0])

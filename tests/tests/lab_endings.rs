@@ -87,7 +87,7 @@ fn a_panic_is_a_failure_with_firecrackers_usual_parameters_too() {
 #[test]
 fn the_power_button_powers_it_off() {
     let mut guest = linux()
-        .initrd(Image::ButtonInitrd)
+        .initrd(Image::DriversInitrd)
         .with("--stop-timeout 120")
         .start();
     guest.wait_for("user space");

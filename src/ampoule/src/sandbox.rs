@@ -54,6 +54,8 @@ fn table(report: &RoleReport) -> String {
         Role::Machine => "The event loop: console, signals",
         Role::RestartingMachine => "The event loop with --on-reboot restart",
         Role::Vcpu => "A vCPU",
+        Role::VcpuWithDevices => "A vCPU of a machine with disks",
+        Role::Block => "A disk's queue",
     };
     let mut text = format!("{what}\n");
     for rule in &report.rules {

@@ -16,3 +16,4 @@ pub mod sandbox;
 pub mod testing;
 pub mod timeline;
 pub mod vcpu;
+pub mod virtio;

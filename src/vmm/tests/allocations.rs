@@ -15,7 +15,7 @@ use vmm::{
     bus::Accesses,
     kvm::Hypervisor,
     machine::{
-        Ending, Machine, Parts, Policy,
+        Devices, Ending, Machine, Parts, Policy,
         console::{Ends, PlainKeys},
     },
     memory::{self, Backing, Pages},
@@ -103,6 +103,7 @@ fn run(times: u32) -> (u64, Vec<Accesses>) {
             threads_per_core: 1,
         },
         pmu: false,
+        devices: Devices::default(),
     };
     let policy = Policy {
         restart: false,

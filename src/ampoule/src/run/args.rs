@@ -5,6 +5,7 @@ use vmm::config::{
     BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, ValueError, size,
 };
 
+use super::disk::DiskArg;
 use crate::{definition, failure::Failure};
 
 /// Boot a guest and attach to its serial console.
@@ -36,6 +37,13 @@ pub struct RunArgs {
     /// Memory: 512, 512M, 2GiB; a bare number is MiB [default: 512M]
     #[arg(long, short, value_name = "SIZE", value_parser = memory, allow_negative_numbers = true)]
     pub memory: Option<u64>,
+
+    /// Disk: a raw image or block device; may be repeated
+    ///
+    /// Options follow the path, after commas: ro, format=raw, cache=writeback or writethrough, id=ID, serial=SERIAL. The first
+    /// disk is the root file system, unless --initrd or a root= in --cmdline says otherwise.
+    #[arg(long, value_name = "PATH[,OPTION…]")]
+    pub disk: Vec<DiskArg>,
 
     /// VM definition (JSON, Firecracker's format and more); flags override it
     #[arg(long, value_name = "FILE")]
@@ -175,6 +183,8 @@ impl RunArgs {
         put(&mut machine.mem_size_mib, self.memory.as_ref());
         put(&mut machine.huge_pages, self.huge_pages.as_ref());
         machine.shared_memory |= self.shared_memory;
+        let drives = self.disk.iter().enumerate();
+        definition.disks = drives.map(|(index, disk)| disk.drive(index)).collect();
         put(&mut definition.lifecycle.on_reboot, self.on_reboot.as_ref());
         put(
             &mut definition.lifecycle.stop_timeout_s,

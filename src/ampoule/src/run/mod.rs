@@ -1,5 +1,6 @@
 //! `ampoule run`: read, open, confine, run.
 mod args;
+mod disk;
 mod ends;
 mod keys;
 mod parts;

@@ -15,6 +15,7 @@ use vmm::{
     timeline::{Phase, Timeline},
 };
 
+use super::disk;
 use crate::{failure::Failure, paths::Paths};
 
 const MIB: u64 = 1 << 20;
@@ -30,10 +31,10 @@ pub(super) fn open(
 ) -> Result<Parts, Failure> {
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
-    let command_line = config::boot_args::merge(boot.boot_args.as_deref().unwrap_or_default())
-        .map_err(|error| Failure::new("--cmdline", error))?;
+    let command_line = command_line(definition)?;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
     let initrd = boot.initrd_path.as_deref().map(open_initrd).transpose()?;
+    let devices = disk::open(&definition.disks)?;
     let hypervisor =
         Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
     let ram = machine.mem_size_mib * MIB;
@@ -66,7 +67,25 @@ pub(super) fn open(
             threads_per_core: if machine.smt { 2 } else { 1 },
         },
         pmu: machine.pmu,
+        devices,
     })
+}
+
+/// The user's parameters over the defaults, and over the first disk as the root, where there is no other.
+fn command_line(definition: &Definition) -> Result<String, Failure> {
+    let boot = &definition.boot_source;
+    let users = boot.boot_args.as_deref().unwrap_or_default();
+    let named = users
+        .split_whitespace()
+        .any(|word| word.starts_with("root="));
+    let merged = match definition.disks.first() {
+        Some(root) if boot.initrd_path.is_none() && !named => {
+            let mode = if root.is_read_only { "ro" } else { "rw" };
+            config::boot_args::merge(&format!("root=/dev/vda {mode} {users}"))
+        }
+        _ => config::boot_args::merge(users),
+    };
+    merged.map_err(|error| Failure::new("--cmdline", error))
 }
 
 /// Opens a file that may turn out to be a FIFO or a device without waiting for it.

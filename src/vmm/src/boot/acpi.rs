@@ -1,7 +1,7 @@
 //! ACPI tables of a hardware-reduced machine (ACPI 6.5 §4.1): no SCI, no PM timer, no FACS, no 8259.
 //!
-//! RSDP → XSDT → FADT (reset and sleep registers; → DSDT), MADT. The DSDT describes the serial port and a power
-//! button, whose presses arrive as an interrupt of the generic event device (§5.6.9).
+//! RSDP → XSDT → FADT (reset and sleep registers; → DSDT), MADT. The DSDT describes the serial port, a power button,
+//! whose presses arrive as an interrupt of the generic event device (§5.6.9), and virtio devices over MMIO.
 use acpi_tables::{
     Aml, aml,
     fadt::{FADTBuilder, Flags},
@@ -15,7 +15,8 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::arch::x86_64::layout::{
-    ACPI_TABLES, ACPI_TABLES_END, COM1_PORT, COM1_PORTS, IOAPIC, LOCAL_APIC, POWER_PORT, gsi, power,
+    ACPI_TABLES, ACPI_TABLES_END, COM1_PORT, COM1_PORTS, IOAPIC, LOCAL_APIC, POWER_PORT,
+    VIRTIO_MMIO, VIRTIO_MMIO_STRIDE, VIRTIO_MMIO_WINDOW, gsi, power,
 };
 
 const OEM: [u8; 6] = *b"AMPOUL";
@@ -54,16 +55,21 @@ impl Writer<'_> {
     }
 }
 
-/// Writes all tables for a machine whose vCPUs have the given APIC ids; the RSDP lies at [`ACPI_TABLES`].
+/// Writes all tables for a machine whose vCPUs have the given APIC ids, with `devices` virtio devices over MMIO; the RSDP lies
+/// at [`ACPI_TABLES`].
 ///
 /// # Errors
 /// When the tables do not fit, or the guest has no RAM there.
-pub fn write_tables(memory: &GuestMemoryMmap, apic_ids: &[u8]) -> Result<(), AcpiError> {
+pub fn write_tables(
+    memory: &GuestMemoryMmap,
+    apic_ids: &[u8],
+    devices: u8,
+) -> Result<(), AcpiError> {
     let mut writer = Writer {
         memory,
         next: ACPI_TABLES.0 + 64,
     };
-    let dsdt = writer.append(&dsdt())?;
+    let dsdt = writer.append(&dsdt(devices))?;
     let fadt = writer.append(&fadt(dsdt))?;
     let madt = writer.append(&madt(apic_ids))?;
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
@@ -105,19 +111,14 @@ fn madt(apic_ids: &[u8]) -> MADT {
     for &id in apic_ids {
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
-    madt.add_structure(IoApic::new(
-        0,
-        address(IOAPIC),
-        u32::from(gsi::IOAPIC.start),
-    ));
+    madt.add_structure(IoApic::new(0, address(IOAPIC), u32::from(gsi::COM1)));
     madt
 }
 
-fn dsdt() -> Dsdt {
+fn dsdt(devices: u8) -> Dsdt {
     let mut body = Vec::new();
     let name = |n: &str| aml::Path::new(n);
     let crs = |children| aml::Name::new(name("_CRS"), &aml::ResourceTemplate::new(children));
-    let edge = |gsi: u8| aml::Interrupt::new(true, true, false, false, u32::from(gsi));
     let length = u8::try_from(COM1_PORTS).expect("eight ports");
     let (ports, line) = (
         aml::IO::new(COM1_PORT, COM1_PORT, 1, length),
@@ -157,9 +158,34 @@ fn dsdt() -> Dsdt {
         ],
     )
     .to_aml_bytes(&mut body);
+    (0..devices).for_each(|index| virtio(index, &mut body));
     let sleep_type = aml::Package::new(vec![&power::S5_TYPE]);
     aml::Name::new(name("_S5_"), &sleep_type).to_aml_bytes(&mut body);
     Dsdt(body)
+}
+
+fn edge(gsi: u8) -> aml::Interrupt {
+    aml::Interrupt::new(true, true, false, false, u32::from(gsi))
+}
+
+/// The virtio device number `index` (its `_HID` is the one that Linux and EDK II know).
+fn virtio(index: u8, body: &mut Vec<u8>) {
+    let address = VIRTIO_MMIO.0 + u64::from(index) * VIRTIO_MMIO_STRIDE;
+    let address = u32::try_from(address).expect("the hole lies below 4 GiB");
+    let registers = aml::Memory32Fixed::new(true, address, VIRTIO_MMIO_WINDOW);
+    let interrupt = edge(gsi::VIRTIO + index);
+    let resources = aml::ResourceTemplate::new(vec![&registers, &interrupt]);
+    aml::Device::new(
+        aml::Path::new(&format!("_SB_.VR{index:02X}")),
+        vec![
+            &aml::Name::new(aml::Path::new("_HID"), &"LNRO0005"),
+            &aml::Name::new(aml::Path::new("_UID"), &index),
+            // Its accesses to memory see what the processors see.
+            &aml::Name::new(aml::Path::new("_CCA"), &aml::ONE),
+            &aml::Name::new(aml::Path::new("_CRS"), &resources),
+        ],
+    )
+    .to_aml_bytes(body);
 }
 
 /// The DSDT's definition block.
@@ -176,7 +202,10 @@ impl Aml for Dsdt {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::arch::x86_64::layout::VIRTIO_MMIO_MAX;
 
     fn u32_at(bytes: &[u8], at: usize) -> usize {
         u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
@@ -184,7 +213,7 @@ mod tests {
 
     fn tables(cpus: u8) -> Vec<u8> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        write_tables(&memory, &(0..cpus).collect::<Vec<_>>()).unwrap();
+        write_tables(&memory, &(0..cpus).collect::<Vec<_>>(), VIRTIO_MMIO_MAX).unwrap();
         let mut bytes = vec![0; 0x2_0000];
         memory.read_slice(&mut bytes, ACPI_TABLES).unwrap();
         bytes
@@ -216,6 +245,31 @@ mod tests {
             .filter(|entry| entry[..2] == [0, 8])
             .count();
         assert_eq!(processors, 254);
+    }
+
+    #[test]
+    fn every_virtio_device_has_registers_and_an_interrupt_of_its_own() {
+        let bytes = tables(1);
+        let dsdt = find(&bytes, b"DSDT");
+        let mut places = BTreeSet::new();
+        let mut interrupts = BTreeSet::new();
+        for at in 0..dsdt.len() - 12 {
+            // Large resource items (ACPI 6.5 §6.4.3): 32-bit fixed memory, extended interrupt.
+            match dsdt[at..at + 3] {
+                [0x86, 9, 0] if u32_at(dsdt, at + 8) == 0x200 => {
+                    places.insert(u32_at(dsdt, at + 4));
+                }
+                [0x89, 6, 0] => {
+                    interrupts.insert(u32_at(dsdt, at + 5));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(places.len(), 64);
+        assert_eq!(places.first(), Some(&0xd000_0000));
+        assert_eq!(places.last(), Some(&0xd003_f000));
+        // With those of the serial port and of the events.
+        assert_eq!(interrupts, (4..70).collect());
     }
 
     #[test]

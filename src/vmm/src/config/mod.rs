@@ -9,6 +9,7 @@ pub mod size;
 #[macro_use]
 mod fields;
 mod boot_source;
+mod drive;
 mod lifecycle;
 mod machine_config;
 mod not_yet;
@@ -17,6 +18,7 @@ mod schema;
 mod validate;
 
 pub use boot_source::{BootSource, Entry};
+pub use drive::{CacheType, Drive, MAX_DRIVES, MAX_SERIAL};
 pub use fields::{UnknownName, object};
 pub use lifecycle::{Lifecycle, OnReboot};
 pub use machine_config::{
@@ -52,6 +54,9 @@ pub struct Definition {
     #[serde(default, deserialize_with = "object_or_null")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "schema::section::<Lifecycle>", extend("x-ours" = true)))]
     pub lifecycle: Lifecycle,
+    /// Block devices, by `--disk`.
+    #[serde(skip)]
+    pub disks: Vec<Drive>,
     /// Block devices. Firecracker wants the key, if only as `[]`; here it may be absent.
     #[serde(default, skip_serializing)]
     drives: ListNotYet,
@@ -98,6 +103,7 @@ impl Definition {
             boot_source,
             machine_config: MachineConfig::default(),
             lifecycle: Lifecycle::default(),
+            disks: Vec::new(),
             drives: ListNotYet::default(),
             network_interfaces: ListNotYet::default(),
             pmem: ListNotYet::default(),

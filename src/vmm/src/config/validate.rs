@@ -1,8 +1,8 @@
 //! What must hold of a definition beyond its types.
 use super::fields::whole_from;
 use super::{
-    BootSource, Definition, HugePages, MAX_MEM_SIZE_MIB, MAX_VCPUS, MIN_MEM_SIZE_MIB,
-    MachineConfig, boot_args,
+    BootSource, Definition, Drive, HugePages, MAX_DRIVES, MAX_MEM_SIZE_MIB, MAX_SERIAL, MAX_VCPUS,
+    MIN_MEM_SIZE_MIB, MachineConfig, boot_args,
 };
 use std::path::Path;
 
@@ -45,6 +45,7 @@ impl Definition {
         let mut errors = Vec::new();
         check_boot_source(&self.boot_source, &mut errors);
         check_machine_config(&self.machine_config, &mut errors);
+        check_drives(&self.disks, &mut errors);
         self.check_not_yet(&mut errors);
         if errors.is_empty() {
             Ok(())
@@ -138,6 +139,28 @@ fn check_machine_config(machine: &MachineConfig, errors: &mut Vec<ValueError>) {
             memory.to_string(),
             "a multiple of 2, as `huge_pages` is `2M`".into(),
         ));
+    }
+}
+
+fn check_drives(drives: &[Drive], errors: &mut Vec<ValueError>) {
+    // A definition has no key for them yet.
+    let path = &["--disk"];
+    if drives.len() > MAX_DRIVES {
+        let found = format!("{} disks", drives.len());
+        errors.push(unfit(path, found, format!("at most {MAX_DRIVES}")));
+    }
+    for (index, drive) in drives.iter().enumerate() {
+        check_path(path, &drive.path_on_host, errors);
+        let id = &drive.drive_id;
+        if drives[..index].iter().any(|other| other.drive_id == *id) {
+            let found = format!("two disks called `{id}`");
+            errors.push(unfit(path, found, "an id for each".into()));
+        }
+        let serial = drive.serial.as_deref().unwrap_or(id);
+        if serial.len() > MAX_SERIAL || !serial.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let expected = format!("a serial number of 1 to {MAX_SERIAL} printable characters");
+            errors.push(unfit(path, format!("`{serial}`"), expected));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::{Hypervisor, KvmError};
 
@@ -85,6 +86,31 @@ impl Vm {
         self.fd
             .register_coalesced_mmio(IoEventAddress::Mmio(address), size)
             .map_err(KvmError::call("coalesce writes"))
+    }
+
+    /// From now on, a guest's writing the 32 bits `value` to `address` rings `bell`, and is no exit.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn connect_bell(&self, address: u64, value: u32, bell: &EventFd) -> Result<(), KvmError> {
+        self.fd
+            .register_ioevent(bell, &IoEventAddress::Mmio(address), value)
+            .map_err(KvmError::call("connect a doorbell"))
+    }
+
+    /// Undoes [`connect_bell`](Self::connect_bell).
+    ///
+    /// # Errors
+    /// When it was not connected.
+    pub fn disconnect_bell(
+        &self,
+        address: u64,
+        value: u32,
+        bell: &EventFd,
+    ) -> Result<(), KvmError> {
+        self.fd
+            .unregister_ioevent(bell, &IoEventAddress::Mmio(address), value)
+            .map_err(KvmError::call("disconnect a doorbell"))
     }
 
     /// Adds vCPU number `index`.

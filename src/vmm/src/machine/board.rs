@@ -22,12 +22,7 @@ use crate::{
     metrics::Counter,
     timeline::{Phase, Timeline},
     vcpu::{Surroundings, Vcpu, coalesced::Coalesced, gate::Gate},
-};
-
-const RESERVED: Reserved = Reserved {
-    vmx_tss: layout::VMX_TSS,
-    vmx_identity_map: layout::VMX_IDENTITY_MAP,
-    ioapic_pins: gsi::IOAPIC.end - gsi::IOAPIC.start,
+    virtio::transport::mmio::Mmio,
 };
 
 /// What exists from one power-on to the next reset: the VM, its devices, its vCPUs.
@@ -47,17 +42,23 @@ impl Board {
         wire: &Arc<Wire>,
         timeline: &Arc<Timeline>,
     ) -> Result<Self, MachineError> {
-        load(parts)?;
+        let devices = u8::try_from(parts.devices.0.len()).expect("at most 64 devices");
+        let pins = gsi::ioapic(devices);
+        load(parts, devices)?;
         timeline.mark(Phase::KernelLoaded);
         let vm = Arc::new(Vm::create(
             &parts.hypervisor,
             parts.memory.clone(),
-            RESERVED,
+            Reserved {
+                vmx_tss: layout::VMX_TSS,
+                vmx_identity_map: layout::VMX_IDENTITY_MAP,
+                ioapic_pins: u8::try_from(pins.len()).expect("a pin per device"),
+            },
         )?);
         timeline.mark(Phase::VmCreated);
         let vcpus = create_vcpus(parts, &vm)?;
         timeline.mark(Phase::VcpusCreated);
-        let ioapic = Arc::new(Ioapic::new(gsi::IOAPIC, vm.clone()));
+        let ioapic = Arc::new(Ioapic::new(pins, vm.clone()));
         let serial = Arc::new(SerialPort::new(
             Line::new(ioapic.clone(), gsi::COM1),
             wire.clone(),
@@ -65,7 +66,7 @@ impl Board {
         let around = Arc::new(Surroundings {
             memory: parts.memory.clone(),
             ports: ports(&serial)?,
-            mmio: mmio(&ioapic)?,
+            mmio: mmio(parts, &ioapic, &vm)?,
             coalesced: Coalesced::new(vm, layout::IOAPIC.0, ioapic::SELECT_BYTES),
             other_exits: Counter::default(),
             exits_to_user_space: OnceLock::new(),
@@ -88,7 +89,7 @@ impl Board {
 }
 
 /// Puts kernel, initrd, tables and boot structures into guest memory.
-fn load(parts: &Parts) -> Result<(), MachineError> {
+fn load(parts: &Parts, devices: u8) -> Result<(), MachineError> {
     let memory = &parts.memory;
     let loaded = parts.kernel.load(memory)?;
     let initrd = match &parts.initrd {
@@ -104,7 +105,7 @@ fn load(parts: &Parts) -> Result<(), MachineError> {
     boot_params::write(memory, &handover, &parts.command_line)?;
     regs::write_tables(memory, parts.entry)?;
     let apic_ids: Vec<u8> = (0..parts.topology.cpus).collect();
-    acpi::write_tables(memory, &apic_ids)?;
+    acpi::write_tables(memory, &apic_ids, devices)?;
     Ok(())
 }
 
@@ -150,9 +151,21 @@ fn ports(serial: &Arc<SerialPort>) -> Result<Bus, MachineError> {
     Ok(ports)
 }
 
-fn mmio(ioapic: &Arc<Ioapic>) -> Result<Bus, MachineError> {
+fn mmio(parts: &Parts, ioapic: &Arc<Ioapic>, vm: &Arc<Vm>) -> Result<Bus, MachineError> {
     let mut mmio = Bus::default();
     let start = layout::IOAPIC.0;
     mmio.insert("ioapic", start..start + layout::IOAPIC_SIZE, ioapic.clone())?;
+    for ((index, device), gsi) in (0..).zip(&parts.devices.0).zip(gsi::VIRTIO..) {
+        let address = layout::VIRTIO_MMIO.0 + index * layout::VIRTIO_MMIO_STRIDE;
+        let line = Line::new(ioapic.clone(), gsi);
+        let registers = Mmio::new(
+            address,
+            device.clone(),
+            parts.memory.clone(),
+            line,
+            vm.clone(),
+        );
+        mmio.insert("virtio", registers.range(), Arc::new(registers))?;
+    }
     Ok(mmio)
 }

@@ -5,8 +5,8 @@ mod requests;
 mod signals;
 
 use std::{
-    io,
-    sync::Arc,
+    fmt, io,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -36,7 +36,26 @@ use crate::{
         Crash, Exit, Surroundings,
         thread::{Assignment, VcpuThread, install_kick_handler},
     },
+    virtio::{Confine, Device, transport::SharedDevice},
 };
+
+/// Virtio devices: they outlive a machine's resets.
+#[derive(Clone, Default)]
+pub struct Devices(pub Vec<SharedDevice>);
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} devices", self.0.len())
+    }
+}
+
+impl Devices {
+    fn each(&self, mut call: impl FnMut(&mut dyn Device)) {
+        for device in &self.0 {
+            call(&mut *device.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
 
 /// Everything that a machine is built from, opened: nothing is looked up by path from here on.
 #[derive(Debug)]
@@ -59,6 +78,8 @@ pub struct Parts {
     pub topology: Topology,
     /// Whether the guest sees a performance monitoring unit.
     pub pmu: bool,
+    /// Its virtio devices, at most [`VIRTIO_MMIO_MAX`](crate::arch::x86_64::layout::VIRTIO_MMIO_MAX), without threads.
+    pub devices: Devices,
 }
 
 /// How a machine behaves towards its guest's end.
@@ -186,6 +207,7 @@ impl Machine {
         events.add_subscriber(Box::new(signals));
         install_kick_handler().map_err(host("a signal handler"))?;
         let paths = policy.sandbox.then(sandbox::confine_process).transpose()?;
+        start_devices(&parts.devices, policy)?;
         let threads = spawn_vcpus(&parts, policy, &requests)?;
         assign(&mut board, &threads);
         if policy.sandbox {
@@ -226,6 +248,7 @@ impl Machine {
     /// Lets the vCPUs run: starts a created machine, resumes a paused one. No effect in other states.
     pub fn resume(&mut self) {
         if matches!(self.state, State::Created | State::Paused) {
+            self.parts.devices.each(|device| device.resume());
             self.board.gate.open();
             self.state = State::Running;
         }
@@ -237,6 +260,7 @@ impl Machine {
             self.board
                 .gate
                 .shut(|| self.threads.iter().for_each(VcpuThread::kick));
+            self.parts.devices.each(|device| device.pause());
             self.state = State::Paused;
         }
     }
@@ -333,6 +357,7 @@ impl Machine {
         self.threads
             .iter()
             .for_each(|thread| drop(thread.take_back()));
+        self.parts.devices.each(|device| device.reset());
         crate::memory::clear(&self.parts.memory)
             .map_err(|error| MachineError::Host("to clear guest memory", error))?;
         self.board = Board::power_on(&self.parts, &self.wire, &self.timeline)?;
@@ -360,20 +385,42 @@ fn machine_filter(policy: Policy) -> Filter {
     })
 }
 
+/// The devices' threads, parked, each confined before it does anything.
+fn start_devices(devices: &Devices, policy: Policy) -> Result<(), MachineError> {
+    let filter = policy.sandbox.then(|| Filter::new(Role::Block));
+    let confine: Confine = Arc::new(move || confine_thread(filter.as_ref()));
+    let mut outcome = Ok(());
+    devices.each(|device| {
+        if outcome.is_ok() {
+            outcome = device.start_threads(&confine);
+        }
+    });
+    outcome.map_err(|error| MachineError::Host("a thread", error))
+}
+
+/// # Panics
+/// When the filter cannot be installed: the thread must not go on.
+fn confine_thread(filter: Option<&Filter>) {
+    if let Some(Err(error)) = filter.map(Filter::install) {
+        panic!("a thread cannot be confined: {error}");
+    }
+}
+
 /// One thread per vCPU, each confined before it does anything.
 fn spawn_vcpus(
     parts: &Parts,
     policy: Policy,
     requests: &Arc<Requests>,
 ) -> Result<Vec<VcpuThread>, MachineError> {
-    let filter = policy.sandbox.then(|| Filter::new(Role::Vcpu));
+    let role = match parts.devices.0.is_empty() {
+        true => Role::Vcpu,
+        false => Role::VcpuWithDevices,
+    };
+    let filter = policy.sandbox.then(|| Filter::new(role));
     (0..parts.topology.cpus)
         .map(|index| {
             let filter = filter.clone();
-            let confine = move || match filter.as_ref().map(Filter::install) {
-                None | Some(Ok(())) => {}
-                Some(Err(error)) => panic!("a vCPU thread cannot be confined: {error}"),
-            };
+            let confine = move || confine_thread(filter.as_ref());
             VcpuThread::spawn(index, requests.clone(), confine)
                 .map_err(|error| MachineError::Host("a thread", error))
         })

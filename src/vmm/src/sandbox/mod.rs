@@ -47,11 +47,21 @@ pub enum Role {
     RestartingMachine,
     /// A vCPU.
     Vcpu,
+    /// A vCPU of a machine with virtio devices.
+    VcpuWithDevices,
+    /// The queue of a block device.
+    Block,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::Machine, Self::RestartingMachine, Self::Vcpu];
+    pub const ALL: [Self; 5] = [
+        Self::Machine,
+        Self::RestartingMachine,
+        Self::Vcpu,
+        Self::VcpuWithDevices,
+        Self::Block,
+    ];
 }
 
 /// Confines the calling thread and all threads that it creates from now on: no capabilities, no new privileges, no

@@ -51,6 +51,7 @@ mod request {
     pub(super) const KVM_GET_SREGS: u64 = 0x8138_ae83;
     pub(super) const KVM_TRANSLATE: u64 = 0xc018_ae85;
     pub(super) const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
+    pub(super) const KVM_IOEVENTFD: u64 = 0x4040_ae79;
     pub(super) const KVM_REGISTER_COALESCED_MMIO: u64 = 0x4010_ae67;
     pub(super) const TCSETS: u64 = 0x5402;
     // Power-on.
@@ -180,6 +181,50 @@ const VCPU: &[Rule] = &[
         "rt_sigreturn",
         &[],
         "the handler of the kick returns",
+    ),
+];
+
+/// A vCPU of a machine with virtio devices.
+const VCPU_WITH_DEVICES: &[Rule] = &[rule(
+    libc::SYS_ioctl,
+    "ioctl",
+    &[Is(1, request::KVM_IOEVENTFD)],
+    "a driver that is ready rings without an exit",
+)];
+
+const BLOCK: &[Rule] = &[
+    rule(
+        libc::SYS_read,
+        "read",
+        &[Is(2, EVENTFD_BYTES)],
+        "the doorbell",
+    ),
+    rule(libc::SYS_preadv, "preadv", &[], "the guest reads"),
+    rule(libc::SYS_pwritev, "pwritev", &[], "the guest writes"),
+    rule(libc::SYS_fdatasync, "fdatasync", &[], "the guest flushes"),
+    rule(
+        libc::SYS_fallocate,
+        "fallocate",
+        &[],
+        "the guest discards or zeroes",
+    ),
+    rule(
+        libc::SYS_pwrite64,
+        "pwrite64",
+        &[],
+        "zeroes, where the host has no quicker way",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, request::KVM_SIGNAL_MSI)],
+        "the device interrupts",
+    ),
+    rule(
+        libc::SYS_write,
+        "write",
+        &[Is(0, STDERR)],
+        "a panic is reported",
     ),
 ];
 
@@ -353,6 +398,8 @@ pub fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
         Role::Machine => (MACHINE, &[]),
         Role::RestartingMachine => (MACHINE, POWER_ON),
         Role::Vcpu => (VCPU, &[]),
+        Role::VcpuWithDevices => (VCPU, VCPU_WITH_DEVICES),
+        Role::Block => (BLOCK, &[]),
     };
     COMMON.iter().chain(own).chain(more)
 }

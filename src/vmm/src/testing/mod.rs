@@ -2,3 +2,4 @@
 //!
 //! They panic where a test would fail.
 pub mod kernel_image;
+pub mod virtqueue;

@@ -45,6 +45,14 @@ pub const HIGH_RAM_START: u64 = MIB;
 pub const HOLE_START: u64 = 3 * GIB;
 /// End of the 32-bit hole.
 pub const HOLE_END: u64 = 4 * GIB;
+/// The registers of the first virtio device over MMIO; the others follow, a page each.
+pub const VIRTIO_MMIO: GuestAddress = GuestAddress(0xd000_0000);
+/// Bytes of the registers of one, its configuration space included.
+pub const VIRTIO_MMIO_WINDOW: u32 = 0x200;
+/// Bytes from one of these devices to the next.
+pub const VIRTIO_MMIO_STRIDE: u64 = 0x1000;
+/// Most of them: each has a pin of the I/O APIC.
+pub const VIRTIO_MMIO_MAX: u8 = 64;
 /// The I/O APIC's registers.
 pub const IOAPIC: GuestAddress = GuestAddress(0xfec0_0000);
 /// Bytes of the I/O APIC's register window.
@@ -95,8 +103,13 @@ pub mod gsi {
     pub const COM1: u8 = 4;
     /// The ACPI generic event device: power button.
     pub const EVENTS: u8 = 5;
-    /// Those of the I/O APIC's pins.
-    pub const IOAPIC: Range<u8> = COM1..EVENTS + 1;
+    /// The first virtio device over MMIO; the others follow.
+    pub const VIRTIO: u8 = 6;
+
+    /// Those of the I/O APIC's pins on a machine with `devices` virtio devices over MMIO.
+    pub fn ioapic(devices: u8) -> Range<u8> {
+        COM1..VIRTIO + devices
+    }
 }
 
 /// The ranges of guest-physical RAM, as (start, bytes), for `size` bytes in all: split around the hole.

@@ -1,0 +1,67 @@
+//! Virtio devices (virtio 1.3): what a device is to its transport, and what it gets when its driver is ready.
+pub mod block;
+mod interrupt;
+pub mod queue;
+pub mod transport;
+
+use std::{io, sync::Arc};
+
+use vmm_sys_util::eventfd::EventFd;
+
+pub use interrupt::Interrupt;
+
+use self::queue::Queue;
+
+/// Feature bits that belong to no device (§6).
+pub mod feature {
+    /// Descriptors may point to tables of descriptors.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// Both sides say with which buffer they want to hear of the next.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// The device follows virtio 1.0 or later; a driver must take it.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// What every transport offers for every device.
+    pub const COMMON: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1;
+}
+
+/// What a thread calls before anything else, to confine itself.
+pub type Confine = Arc<dyn Fn() + Send + Sync>;
+
+/// A device without its registers: what the transports have in common.
+///
+/// Its threads exist, parked, before its guest runs. [`activate`](Self::activate) gives them frozen queues;
+/// [`reset`](Self::reset) takes these back.
+pub trait Device: Send {
+    /// The device's type (§5).
+    fn kind(&self) -> u32;
+
+    /// The features that it has, without [`feature::COMMON`].
+    fn features(&self) -> u64;
+
+    /// The largest size of each of its queues, powers of two.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// Its configuration space: little-endian, as the driver reads it.
+    fn config(&self) -> &[u8];
+
+    /// What the driver rings when queue `index` has new buffers.
+    fn doorbell(&self, index: usize) -> Option<&EventFd>;
+
+    /// Starts its threads, parked. Once, before the first activation.
+    ///
+    /// # Errors
+    /// When the host has no room for another.
+    fn start_threads(&mut self, confine: &Confine) -> io::Result<()>;
+
+    /// The driver is ready (DRIVER_OK). `queues` holds one for each that the device has, none where the driver set none up.
+    fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt);
+
+    /// The driver, or the machine, starts over. Comes back when the device touches guest memory no more.
+    fn reset(&mut self);
+
+    /// Comes back when the device touches neither guest memory nor the host's files, until [`resume`](Self::resume).
+    fn pause(&mut self);
+
+    /// Goes on where it was paused.
+    fn resume(&mut self);
+}
