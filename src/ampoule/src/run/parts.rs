@@ -8,7 +8,7 @@ use vmm::{
         initrd::Initrd,
         kernel::{EntryKind, Kernel, KernelCache},
     },
-    config::{self, Definition, Entry, HugePages},
+    config::{Definition, Entry, HugePages, boot_args},
     kvm::Hypervisor,
     machine::Parts,
     memory::{self, Backing, GuestMemoryMmap, Pages},
@@ -71,21 +71,15 @@ pub(super) fn open(
     })
 }
 
-/// The user's parameters over the defaults, and over the first disk as the root, where there is no other.
+/// The user's parameters over the defaults, of which the first disk is one, as the root, where there is no initrd.
 fn command_line(definition: &Definition) -> Result<String, Failure> {
     let boot = &definition.boot_source;
-    let users = boot.boot_args.as_deref().unwrap_or_default();
-    let named = users
-        .split_whitespace()
-        .any(|word| word.starts_with("root="));
-    let merged = match definition.disks.first() {
-        Some(root) if boot.initrd_path.is_none() && !named => {
-            let mode = if root.is_read_only { "ro" } else { "rw" };
-            config::boot_args::merge(&format!("root=/dev/vda {mode} {users}"))
-        }
-        _ => config::boot_args::merge(users),
-    };
-    merged.map_err(|error| Failure::new("--cmdline", error))
+    let mut defaults = boot_args::DEFAULTS.to_vec();
+    if let (Some(disk), None) = (definition.disks.first(), &boot.initrd_path) {
+        defaults.push(boot_args::root_disk(disk.is_read_only));
+    }
+    boot_args::merge_over(&defaults, boot.boot_args.as_deref().unwrap_or_default())
+        .map_err(|error| Failure::new("--cmdline", error))
 }
 
 /// Opens a file that may turn out to be a FIFO or a device without waiting for it.

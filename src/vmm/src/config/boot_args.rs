@@ -80,6 +80,21 @@ pub const DEFAULTS: &[DefaultArg] = &[
     },
 ];
 
+/// The default of a machine whose root is its first disk.
+#[must_use]
+pub const fn root_disk(read_only: bool) -> DefaultArg {
+    DefaultArg {
+        key: "root",
+        value: Some(if read_only {
+            "/dev/vda ro"
+        } else {
+            "/dev/vda rw"
+        }),
+        replaced_by: "",
+        reason: "the first disk is the root file system",
+    }
+}
+
 impl std::fmt::Display for DefaultArg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.key)?;
@@ -243,6 +258,16 @@ mod tests {
 
     fn merged(user: &str) -> String {
         merge_over(TWO, user).unwrap()
+    }
+
+    #[test]
+    fn the_first_disk_is_the_root_unless_another_is_named() {
+        let defaults = [root_disk(false)];
+        let over = |user| merge_over(&defaults, user).unwrap();
+        assert_eq!(over("quiet"), "root=/dev/vda rw quiet");
+        assert_eq!(over("root=LABEL=x quiet"), "root=LABEL=x quiet");
+        // What follows is for init.
+        assert_eq!(over("-- root=1"), "root=/dev/vda rw -- root=1");
     }
 
     #[test]

@@ -21,13 +21,16 @@ use self::{
     signals::Signals,
 };
 use crate::{
-    arch::x86_64::{cpuid::Topology, layout::WARM_BOOT_WORD},
+    arch::x86_64::{
+        cpuid::Topology,
+        layout::{VIRTIO_MMIO_MAX, WARM_BOOT_WORD},
+    },
     boot::{
         acpi::AcpiError,
         initrd::{Initrd, InitrdError},
         kernel::{Entry, Kernel, KernelError},
     },
-    config::boot_args,
+    config::{self, boot_args},
     kvm::{Hypervisor, KvmError},
     legacy::serial::Wire,
     sandbox::{self, Filter, PathsGone, Role, SandboxError},
@@ -38,6 +41,9 @@ use crate::{
     },
     virtio::{Confine, Device, transport::SharedDevice},
 };
+
+// One limit, told on two floors of which neither sees the other.
+const _: () = assert!(config::MAX_DRIVES == VIRTIO_MMIO_MAX as usize);
 
 /// Virtio devices: they outlive a machine's resets.
 #[derive(Clone, Default)]
@@ -78,7 +84,7 @@ pub struct Parts {
     pub topology: Topology,
     /// Whether the guest sees a performance monitoring unit.
     pub pmu: bool,
-    /// Its virtio devices, at most [`VIRTIO_MMIO_MAX`](crate::arch::x86_64::layout::VIRTIO_MMIO_MAX), without threads.
+    /// Its virtio devices, at most [`VIRTIO_MMIO_MAX`], without threads.
     pub devices: Devices,
 }
 
@@ -387,6 +393,9 @@ fn machine_filter(policy: Policy) -> Filter {
 
 /// The devices' threads, parked, each confined before it does anything.
 fn start_devices(devices: &Devices, policy: Policy) -> Result<(), MachineError> {
+    if devices.0.is_empty() {
+        return Ok(());
+    }
     let filter = policy.sandbox.then(|| Filter::new(Role::Block));
     let confine: Confine = Arc::new(move || confine_thread(filter.as_ref()));
     let mut outcome = Ok(());

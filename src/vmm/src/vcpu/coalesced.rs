@@ -5,6 +5,9 @@ use kvm_ioctls::VcpuFd;
 
 use crate::{bus::Bus, kvm::Vm};
 
+/// What KVM's page has room for: of a ring's writes, as many can be older than the access that made the exit.
+const RING: usize = (4096 - 8) / size_of::<kvm_bindings::kvm_coalesced_mmio>();
+
 /// A register whose writes have no effect until something else of its device is accessed, and the ring in which KVM keeps
 /// them (`KVM_REGISTER_COALESCED_MMIO`). There is one ring for all vCPUs of a machine.
 pub struct Coalesced {
@@ -36,7 +39,11 @@ impl Coalesced {
             .call_once(|| _ = self.vm.coalesce_writes(self.address, self.size));
         // Whoever takes a write out of the ring applies it before another vCPU goes on.
         let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Ok(Some(write)) = vcpu.coalesced_mmio_read() {
+        // No more of them: other vCPUs may go on writing for as long as this one looks.
+        for _ in 0..RING {
+            let Ok(Some(write)) = vcpu.coalesced_mmio_read() else {
+                break;
+            };
             let length = write
                 .data
                 .len()

@@ -42,11 +42,10 @@ impl Interrupt {
         self.raise(Self::USED_BUFFER);
     }
 
-    /// The driver broke the rules: the device stops, and says that it needs a reset (§2.1.2). True the first time.
-    pub fn needs_reset(&self) -> bool {
-        let first = !self.shared.broken.swap(true, Ordering::AcqRel);
+    /// The driver broke the rules: the device stops, and says that it needs a reset (§2.1.2).
+    pub fn needs_reset(&self) {
+        self.shared.broken.store(true, Ordering::Release);
         self.raise(Self::CONFIGURATION);
-        first
     }
 
     fn raise(&self, reason: u32) {

@@ -2,7 +2,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{Address, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// Most descriptors of one chain: what Linux's drivers send at most, and what a vectored system call takes.
 pub const MAX_SEGMENTS: usize = 1024;
@@ -37,7 +37,7 @@ impl Setup {
         }
     }
 
-    /// The queue for the device: every ring lies in guest memory, whole and aligned, and is not where another is told to be later.
+    /// The queue for the device: every ring lies in guest memory, whole and aligned, and stays where it is.
     ///
     /// # Errors
     /// When it is not so.
@@ -176,13 +176,6 @@ impl Queue {
         self.inner
             .disable_notification(&self.memory)
             .map_err(|_| Broken)
-    }
-}
-
-impl Segment {
-    /// The address behind it; none if it wraps around.
-    pub fn end(&self) -> Option<u64> {
-        self.address.raw_value().checked_add(self.length.into())
     }
 }
 

@@ -162,12 +162,11 @@ impl Disk {
     fn fill(&self, extent: Extent) -> io::Result<()> {
         use std::os::unix::fs::FileExt;
         const ZEROES: [u8; 4096] = [0; 4096];
-        let (mut at, mut left) = (extent.offset, extent.length);
-        while left > 0 {
-            let piece = usize::try_from(left).map_or(ZEROES.len(), |left| left.min(ZEROES.len()));
-            let written = self.file.write_at(&ZEROES[..piece], at)?;
-            let written = u64::try_from(written).expect("a length fits");
-            (at, left) = (at + written, left - written);
+        let end = extent.offset + extent.length;
+        for at in (extent.offset..end).step_by(ZEROES.len()) {
+            let piece =
+                usize::try_from(end - at).map_or(ZEROES.len(), |left| left.min(ZEROES.len()));
+            self.file.write_all_at(&ZEROES[..piece], at)?;
         }
         Ok(())
     }

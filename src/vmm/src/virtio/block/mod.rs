@@ -135,10 +135,10 @@ fn config(disk: &Disk) -> [u8; CONFIG_BYTES] {
     // The host's pages are eight sectors: what is aligned to them is quickest.
     put(24, &[3]); // topology.physical_block_exp
     put(26, &8u16.to_le_bytes()); // topology.min_io_size
-    put(36, &request::MAX_RANGE_SECTORS.to_le_bytes()); // max_discard_sectors
+    put(36, &request::MAX_DISCARD_SECTORS.to_le_bytes()); // max_discard_sectors
     put(40, &request::MAX_RANGES.to_le_bytes()); // max_discard_seg
     put(44, &8u32.to_le_bytes()); // discard_sector_alignment
-    put(48, &request::MAX_RANGE_SECTORS.to_le_bytes()); // max_write_zeroes_sectors
+    put(48, &request::MAX_ZERO_SECTORS.to_le_bytes()); // max_write_zeroes_sectors
     put(52, &request::MAX_RANGES.to_le_bytes()); // max_write_zeroes_seg
     put(56, &[1]); // write_zeroes_may_unmap
     config

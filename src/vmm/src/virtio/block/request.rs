@@ -12,8 +12,10 @@ const HEADER: usize = 16;
 const RANGE: usize = 16;
 /// Most ranges in one request, as the configuration says.
 pub(super) const MAX_RANGES: u32 = 1;
-/// Most sectors in one range.
-pub(super) const MAX_RANGE_SECTORS: u32 = u32::MAX;
+/// Most sectors in a range to discard: it is one call to the host, however large.
+pub(super) const MAX_DISCARD_SECTORS: u32 = u32::MAX;
+/// Most sectors in a range to zero, 32 MiB: some hosts must write them, and a reset waits for that.
+pub(super) const MAX_ZERO_SECTORS: u32 = 1 << 16;
 
 mod kind {
     pub(super) const IN: u32 = 0;
@@ -144,6 +146,9 @@ fn free(word: u32, range: [u8; RANGE], disk: &Disk) -> Result<u32, Refusal> {
     // A discard has no flags (§5.2.6.2): unknown ones are refused in either.
     if flags & !UNMAP != 0 || (word == kind::DISCARD && flags != 0) {
         return Err(Refusal::Unsupported);
+    }
+    if word == kind::WRITE_ZEROES && count > MAX_ZERO_SECTORS {
+        return Err(Refusal::Guest);
     }
     let extent = disk.extent(sector, u64::from(count) * SECTOR);
     let extent = extent.ok_or(Refusal::Guest)?;

@@ -1,7 +1,10 @@
 //! The thread that serves a block device's queue. It exists, parked, before the machine is confined.
 use std::{
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{Builder, JoinHandle},
 };
 
@@ -43,6 +46,8 @@ struct Job {
 struct Desk {
     papers: Mutex<Papers>,
     changed: Condvar,
+    /// Whether the thread should look at the papers before its next request: a driver may keep it busy for ever.
+    urgent: AtomicBool,
 }
 
 #[derive(Default)]
@@ -151,14 +156,16 @@ impl Worker {
         }
     }
 
-    /// Ends a pause.
+    /// Ends a pause, if there is one.
     pub(super) fn resume(&self) {
-        self.desk.lock().pause = false;
-        self.wake();
+        if std::mem::take(&mut self.desk.lock().pause) {
+            self.wake();
+        }
     }
 
-    /// The thread looks at its papers, wherever it sleeps.
+    /// The thread looks at its papers, wherever it sleeps and however busy it is.
     fn wake(&self) {
+        self.desk.urgent.store(true, Ordering::Release);
         self.desk.changed.notify_all();
         self.ring();
     }
@@ -194,7 +201,14 @@ impl Bench {
     fn work(&mut self) {
         while self.take_orders() {
             if let Some(job) = &mut self.job
-                && serve_all(job, &mut self.chain, &self.disk, &self.counters).is_err()
+                && job
+                    .serve(
+                        &mut self.chain,
+                        &self.disk,
+                        &self.counters,
+                        &self.desk.urgent,
+                    )
+                    .is_err()
             {
                 job.interrupt.needs_reset();
                 self.job = None;
@@ -208,6 +222,8 @@ impl Bench {
     /// Whether to go on.
     fn take_orders(&mut self) -> bool {
         let mut papers = self.desk.lock();
+        // Who sets it rings as well: none is missed between this and the sleep at the bell.
+        self.desk.urgent.store(false, Ordering::Release);
         if papers.pause {
             papers.quiet = true;
             self.desk.changed.notify_all();
@@ -230,34 +246,35 @@ impl Bench {
     }
 }
 
-/// Serves what is there, until there is nothing and the driver will ring for more.
-fn serve_all(
-    job: &mut Job,
-    chain: &mut Chain,
-    disk: &Disk,
-    counters: &Counters,
-) -> Result<(), Broken> {
-    let Job { queue, interrupt } = job;
-    loop {
-        queue.disable_doorbell()?;
-        let mut served = false;
-        while queue.pop(chain)? {
-            let head = chain.head;
-            let memory = queue.memory().clone();
-            let outcome = request::serve(chain, &memory, disk)?;
-            queue.push(head, outcome.written)?;
-            counters.requests.count();
-            if outcome.error.is_some() {
-                counters.errors.count();
+impl Job {
+    /// Serves what is there, until there is nothing and the driver will ring for more, or something is `urgent`.
+    fn serve(
+        &mut self,
+        chain: &mut Chain,
+        disk: &Disk,
+        counters: &Counters,
+        urgent: &AtomicBool,
+    ) -> Result<(), Broken> {
+        let Self { queue, interrupt } = self;
+        loop {
+            queue.disable_doorbell()?;
+            let mut served = false;
+            while !urgent.load(Ordering::Acquire) && queue.pop(chain)? {
+                let outcome = request::serve(chain, queue.memory(), disk)?;
+                queue.push(chain.head, outcome.written)?;
+                counters.requests.count();
+                if outcome.error.is_some() {
+                    counters.errors.count();
+                }
+                served = true;
             }
-            served = true;
-        }
-        if served && queue.wants_interrupt()? {
-            counters.interrupts.count();
-            interrupt.used_buffers();
-        }
-        if !queue.enable_doorbell()? {
-            return Ok(());
+            if served && queue.wants_interrupt()? {
+                counters.interrupts.count();
+                interrupt.used_buffers();
+            }
+            if !queue.enable_doorbell()? || urgent.load(Ordering::Acquire) {
+                return Ok(());
+            }
         }
     }
 }

@@ -39,7 +39,7 @@ fn chains_come_in_order_with_what_to_read_before_what_to_write() {
         (chain.head, chain.readable.len(), chain.writable.len()),
         (first, 1, 2)
     );
-    assert_eq!(chain.writable[0].end(), Some(0x400));
+    assert_eq!(chain.writable[0].length, 512);
     let chain = pop(&mut queue).unwrap().unwrap();
     assert_eq!(
         (chain.head, chain.readable.len(), chain.writable.len()),

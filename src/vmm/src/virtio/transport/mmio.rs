@@ -40,7 +40,6 @@ mod register {
     pub(super) const USED_LOW: u64 = 0x0a0;
     pub(super) const USED_HIGH: u64 = 0x0a4;
     pub(super) const SHARED_MEMORY: std::ops::Range<u64> = 0x0b0..0x0c0;
-    pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
     pub(super) const CONFIG: u64 = 0x100;
 }
 
@@ -118,7 +117,7 @@ impl Mmio {
             register::STATUS => state.negotiation.status(),
             // There is none (§4.2.2): its length and base read as all ones.
             offset if register::SHARED_MEMORY.contains(&offset) => u32::MAX,
-            register::CONFIG_GENERATION => 0,
+            // Among the rest: the generation of the configuration, which never changes.
             _ => 0,
         }
     }
