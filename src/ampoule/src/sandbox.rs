@@ -55,7 +55,8 @@ fn table(report: &RoleReport) -> String {
         Role::RestartingMachine => "The event loop with --on-reboot restart",
         Role::Vcpu => "A vCPU",
         Role::VcpuWithDevices => "A vCPU of a machine with disks",
-        Role::Block => "A disk's queue",
+        Role::BlockRing => "A disk's queue, by io_uring",
+        Role::BlockCalls => "A disk's queue, where io_uring is missing or forbidden",
     };
     let mut text = format!("{what}\n");
     for rule in &report.rules {

@@ -11,9 +11,12 @@ pub mod legacy;
 pub mod machine;
 pub mod memory;
 pub mod metrics;
+pub mod notices;
+pub mod rate_limit;
 pub mod sandbox;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod timeline;
 pub mod vcpu;
 pub mod virtio;
+pub mod worker;

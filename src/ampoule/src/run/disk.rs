@@ -1,7 +1,7 @@
 //! Disks: what `--disk` says, and the images that it names, opened.
 use std::{
     fs::File,
-    io::{self, Seek, SeekFrom},
+    io,
     os::{fd::AsRawFd, unix::fs::FileTypeExt},
     path::PathBuf,
     str::FromStr,
@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use vmm::{
     config::{CacheType, Drive},
     machine::Devices,
-    virtio::block::{Block, Cache, Disk},
+    virtio::block::{Block, Cache, Choice, Image, Options},
 };
 
 use crate::failure::Failure;
@@ -93,34 +93,40 @@ impl DiskArg {
 pub(super) fn open(drives: &[Drive]) -> Result<Devices, Failure> {
     let devices = drives.iter().zip(0u32..).map(|(drive, index)| {
         let what = || format!("disk {}", drive.path_on_host.display());
-        let disk = open_disk(drive).map_err(|error| Failure::new(what(), error))?;
-        let block = Block::new(disk, format!("disk{index}"));
+        let options = open_disk(drive).map_err(|error| Failure::new(what(), error))?;
+        let block = Block::new(options, format!("disk{index}"), Choice::Best);
         let block = block.map_err(|error| Failure::new(what(), error))?;
         Ok(Arc::new(Mutex::new(block)) as _)
     });
     devices.collect::<Result<_, _>>().map(Devices)
 }
 
-fn open_disk(drive: &Drive) -> io::Result<Disk> {
+fn open_disk(drive: &Drive) -> io::Result<Options> {
     let access = match drive.is_read_only {
         true => OFlags::RDONLY,
         false => OFlags::RDWR,
     };
     // Not to wait for the other end of what turns out to be a FIFO.
     let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let mut file = File::from(rustix::fs::open(&drive.path_on_host, flags, Mode::empty())?);
+    let file = File::from(rustix::fs::open(&drive.path_on_host, flags, Mode::empty())?);
     let kind = file.metadata()?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         return Err(io::Error::other("neither a file nor a block device"));
     }
     lock(&file, drive.is_read_only)?;
-    let bytes = file.seek(SeekFrom::End(0))?;
     let cache = match drive.cache_type {
         CacheType::WriteBack => Cache::WriteBack,
         CacheType::WriteThrough => Cache::WriteThrough,
     };
     let serial = drive.serial.as_ref().unwrap_or(&drive.drive_id);
-    Ok(Disk::new(file, bytes, drive.is_read_only, cache, serial))
+    Ok(Options {
+        image: Image::cached(file),
+        read_only: drive.is_read_only,
+        cache,
+        id: drive.drive_id.clone(),
+        serial: serial.clone(),
+        queues: 1,
+    })
 }
 
 /// Locks the whole image for as long as it is open: readers share it, a writer has it alone.

@@ -39,7 +39,7 @@ use crate::{
         Crash, Exit, Surroundings,
         thread::{Assignment, VcpuThread, install_kick_handler},
     },
-    virtio::{Confine, Device, transport::SharedDevice},
+    virtio::{Confine, Device, Duty, transport::SharedDevice},
 };
 
 // One limit, told on two floors of which neither sees the other.
@@ -396,8 +396,12 @@ fn start_devices(devices: &Devices, policy: Policy) -> Result<(), MachineError> 
     if devices.0.is_empty() {
         return Ok(());
     }
-    let filter = policy.sandbox.then(|| Filter::new(Role::Block));
-    let confine: Confine = Arc::new(move || confine_thread(filter.as_ref()));
+    let filter = |role| policy.sandbox.then(|| Filter::new(role));
+    let (ring, calls) = (filter(Role::BlockRing), filter(Role::BlockCalls));
+    let confine: Confine = Arc::new(move |duty| match duty {
+        Duty::BlockRing => confine_thread(ring.as_ref()),
+        Duty::BlockCalls => confine_thread(calls.as_ref()),
+    });
     let mut outcome = Ok(());
     devices.each(|device| {
         if outcome.is_ok() {

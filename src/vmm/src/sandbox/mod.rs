@@ -49,18 +49,21 @@ pub enum Role {
     Vcpu,
     /// A vCPU of a machine with virtio devices.
     VcpuWithDevices,
-    /// The queue of a block device.
-    Block,
+    /// The queue of a block device, by io_uring.
+    BlockRing,
+    /// The queue of a block device, by one system call after the other.
+    BlockCalls,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Machine,
         Self::RestartingMachine,
         Self::Vcpu,
         Self::VcpuWithDevices,
-        Self::Block,
+        Self::BlockRing,
+        Self::BlockCalls,
     ];
 }
 

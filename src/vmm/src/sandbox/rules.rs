@@ -77,6 +77,7 @@ const MADV_DONTNEED: u64 = 4;
 const MADV_REMOVE: u64 = 9;
 const STDERR: u64 = 2;
 const EVENTFD_BYTES: u64 = 8;
+const IORING_REGISTER_FILES_UPDATE: u64 = 6;
 
 /// The real-time signal that calls a vCPU out of the guest: the first that the C library leaves to programs.
 #[cfg(target_env = "musl")]
@@ -192,28 +193,8 @@ const VCPU_WITH_DEVICES: &[Rule] = &[rule(
     "a driver that is ready rings without an exit",
 )];
 
+/// What every thread of a block device needs.
 const BLOCK: &[Rule] = &[
-    rule(
-        libc::SYS_read,
-        "read",
-        &[Is(2, EVENTFD_BYTES)],
-        "the doorbell",
-    ),
-    rule(libc::SYS_preadv, "preadv", &[], "the guest reads"),
-    rule(libc::SYS_pwritev, "pwritev", &[], "the guest writes"),
-    rule(libc::SYS_fdatasync, "fdatasync", &[], "the guest flushes"),
-    rule(
-        libc::SYS_fallocate,
-        "fallocate",
-        &[],
-        "the guest discards or zeroes",
-    ),
-    rule(
-        libc::SYS_pwrite64,
-        "pwrite64",
-        &[],
-        "zeroes, where the host has no quicker way",
-    ),
     rule(
         libc::SYS_ioctl,
         "ioctl",
@@ -224,7 +205,59 @@ const BLOCK: &[Rule] = &[
         libc::SYS_write,
         "write",
         &[Is(0, STDERR)],
-        "a panic is reported",
+        "an error of the host's or the guest's is reported, or a panic",
+    ),
+];
+
+/// Files and operations are the ring's own restrictions' matter.
+const BLOCK_RING: &[Rule] = &[
+    rule(
+        libc::SYS_io_uring_enter,
+        "io_uring_enter",
+        &[],
+        "the guest reads, writes, flushes, discards, zeroes, rings",
+    ),
+    rule(
+        libc::SYS_io_uring_register,
+        "io_uring_register",
+        &[Is(1, IORING_REGISTER_FILES_UPDATE)],
+        "another image in the place of the disk's",
+    ),
+];
+
+const BLOCK_CALLS: &[Rule] = &[
+    rule(
+        libc::SYS_read,
+        "read",
+        &[Is(2, EVENTFD_BYTES)],
+        "the doorbell",
+    ),
+    rule(
+        libc::SYS_write,
+        "write",
+        &[Is(2, EVENTFD_BYTES)],
+        "a call is done",
+    ),
+    rule(
+        libc::SYS_ppoll,
+        "ppoll",
+        &[Is(1, 1)],
+        "the doorbell, or the rate limiter's time",
+    ),
+    rule(libc::SYS_preadv, "preadv", &[], "the guest reads"),
+    rule(libc::SYS_pwritev, "pwritev", &[], "the guest writes"),
+    rule(
+        libc::SYS_pwritev2,
+        "pwritev2",
+        &[],
+        "the guest writes through",
+    ),
+    rule(libc::SYS_fdatasync, "fdatasync", &[], "the guest flushes"),
+    rule(
+        libc::SYS_fallocate,
+        "fallocate",
+        &[],
+        "the guest discards or zeroes",
     ),
 ];
 
@@ -399,7 +432,8 @@ pub fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
         Role::RestartingMachine => (MACHINE, POWER_ON),
         Role::Vcpu => (VCPU, &[]),
         Role::VcpuWithDevices => (VCPU, VCPU_WITH_DEVICES),
-        Role::Block => (BLOCK, &[]),
+        Role::BlockRing => (BLOCK, BLOCK_RING),
+        Role::BlockCalls => (BLOCK, BLOCK_CALLS),
     };
     COMMON.iter().chain(own).chain(more)
 }

@@ -42,6 +42,11 @@ impl Interrupt {
         self.raise(Self::USED_BUFFER);
     }
 
+    /// The configuration is another.
+    pub fn configuration_changed(&self) {
+        self.raise(Self::CONFIGURATION);
+    }
+
     /// The driver broke the rules: the device stops, and says that it needs a reset (§2.1.2).
     pub fn needs_reset(&self) {
         self.shared.broken.store(true, Ordering::Release);

@@ -1,5 +1,6 @@
 //! Virtio devices (virtio 1.3): what a device is to its transport, and what it gets when its driver is ready.
 pub mod block;
+mod config_space;
 mod interrupt;
 pub mod queue;
 pub mod transport;
@@ -8,6 +9,7 @@ use std::{io, sync::Arc};
 
 use vmm_sys_util::eventfd::EventFd;
 
+pub use config_space::ConfigSpace;
 pub use interrupt::Interrupt;
 
 use self::queue::Queue;
@@ -24,8 +26,17 @@ pub mod feature {
     pub const COMMON: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1;
 }
 
-/// What a thread calls before anything else, to confine itself.
-pub type Confine = Arc<dyn Fn() + Send + Sync>;
+/// What a device's thread does: by which its sandbox is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// It serves a disk's queue, by io_uring.
+    BlockRing,
+    /// It serves a disk's queue, or performs calls for such a thread.
+    BlockCalls,
+}
+
+/// What a thread calls before it serves anybody, to confine itself to its duty.
+pub type Confine = Arc<dyn Fn(Duty) + Send + Sync>;
 
 /// A device without its registers: what the transports have in common.
 ///
@@ -41,8 +52,8 @@ pub trait Device: Send {
     /// The largest size of each of its queues, powers of two.
     fn queue_sizes(&self) -> &[u16];
 
-    /// Its configuration space: little-endian, as the driver reads it.
-    fn config(&self) -> &[u8];
+    /// Its configuration space.
+    fn config(&self) -> &ConfigSpace;
 
     /// What the driver rings when queue `index` has new buffers.
     fn doorbell(&self, index: usize) -> Option<&EventFd>;

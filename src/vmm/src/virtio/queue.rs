@@ -138,6 +138,11 @@ impl Queue {
         if more { Err(Broken) } else { Ok(true) }
     }
 
+    /// Undoes the last [`pop`](Self::pop): the request is the next again.
+    pub fn put_back(&mut self) {
+        self.inner.go_to_previous_position();
+    }
+
     /// Gives a request back: `written` bytes of what may be written are new.
     ///
     /// # Errors

@@ -1,14 +1,14 @@
-//! What a block device keeps its sectors in: a file or a block device of the host, raw.
+//! A disk as all its queues see it: an image, its size, and what may be done with it.
 use std::{
-    fs::File,
     io,
-    os::fd::{AsFd, AsRawFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use rustix::fs::FallocateFlags;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
-
-use crate::virtio::queue::Segment;
+use super::{image::Image, io::Io};
+use crate::{notices::Notices, rate_limit::Limiter};
 
 /// Bytes of a sector, the unit of all addresses and lengths (virtio 1.3 §5.2.6).
 pub const SECTOR: u64 = 512;
@@ -21,251 +21,120 @@ pub enum Cache {
     WriteBack,
     /// Before the guest is told that they are done.
     WriteThrough,
+    /// When the host likes: the guest cannot flush.
+    Unsafe,
 }
 
-/// An opened image.
+/// What a disk is made of.
 #[derive(Debug)]
-pub struct Disk {
-    file: File,
-    sectors: u64,
+pub struct Options {
+    /// Where its sectors are.
+    pub image: Image,
+    /// Whether the guest may not write.
+    pub read_only: bool,
+    /// When what it writes reaches the host's disk.
+    pub cache: Cache,
+    /// What it is called on the host.
+    pub id: String,
+    /// How it calls itself in the guest: cut to 20 bytes.
+    pub serial: String,
+    /// Its virtqueues, each with a thread.
+    pub queues: u16,
+}
+
+/// A disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    image: Mutex<Arc<Image>>,
+    sectors: AtomicU64,
     read_only: bool,
     cache: Cache,
     serial: [u8; 20],
+    /// What its guest may do in how much time.
+    pub(super) limiter: Limiter,
+    notices: Notices,
 }
 
-/// A range that the guest gives up or wants to read as zeroes, in bytes.
+/// A range of the disk, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub length: u64,
+pub(super) struct Extent {
+    pub(super) offset: u64,
+    pub(super) length: u64,
 }
 
 impl Disk {
-    /// The image in `file`, of `bytes` bytes: what is left behind the last whole sector does not exist for the guest. `serial` is cut to 20 bytes.
-    pub fn new(file: File, bytes: u64, read_only: bool, cache: Cache, serial: &str) -> Self {
-        let mut id = [0; 20];
-        for (to, from) in id.iter_mut().zip(serial.bytes()) {
+    /// The disk that `options` describe: what is left behind the image's last whole sector does not exist for the guest.
+    pub(super) fn new(options: Options) -> io::Result<Self> {
+        let mut serial = [0; 20];
+        for (to, from) in serial.iter_mut().zip(options.serial.bytes()) {
             *to = from;
         }
-        Self {
-            file,
-            sectors: bytes / SECTOR,
-            read_only,
-            cache,
-            serial: id,
-        }
+        Ok(Self {
+            sectors: AtomicU64::new(options.image.bytes()? / SECTOR),
+            image: Mutex::new(Arc::new(options.image)),
+            read_only: options.read_only,
+            cache: options.cache,
+            serial,
+            limiter: Limiter::default(),
+            notices: Notices::of(format!("disk {}", options.id)),
+        })
     }
 
-    /// Its size, in sectors.
-    pub fn sectors(&self) -> u64 {
-        self.sectors
+    /// The image now. It changes only while every queue is paused.
+    pub(super) fn image(&self) -> Arc<Image> {
+        self.image
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    /// Whether the guest may not write.
-    pub fn is_read_only(&self) -> bool {
+    /// Puts `image` in the place of the one that it has.
+    pub(super) fn replace(&self, image: Image) {
+        *self.image.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(image);
+    }
+
+    /// Looks at the image's size again; sectors now.
+    pub(super) fn measure(&self) -> io::Result<u64> {
+        let sectors = self.image().bytes()? / SECTOR;
+        self.sectors.store(sectors, Ordering::Release);
+        Ok(sectors)
+    }
+
+    pub(super) fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
         self.read_only
     }
 
-    /// Whether writes wait for a flush.
-    pub fn is_write_back(&self) -> bool {
-        self.cache == Cache::WriteBack
+    pub(super) fn cache(&self) -> Cache {
+        self.cache
     }
 
     /// How it calls itself, padded with zeroes.
-    pub fn serial(&self) -> &[u8; 20] {
+    pub(super) fn serial(&self) -> &[u8; 20] {
         &self.serial
     }
 
+    /// Says that the host refused `io`: its guest has an I/O error now.
+    pub(super) fn complain(&self, io: &Io, error: &io::Error) {
+        self.notices.say(format_args!("{io}: {error}"));
+    }
+
+    /// Says that the driver broke the rules.
+    pub(super) fn complain_of_driver(&self) {
+        let what = "its driver broke the rules of virtqueues, and must reset it";
+        self.notices.say(what);
+    }
+
     /// The range of `length` bytes from `sector` on, if it is whole sectors of this disk.
-    pub fn extent(&self, sector: u64, length: u64) -> Option<Extent> {
+    pub(super) fn extent(&self, sector: u64, length: u64) -> Option<Extent> {
         let end = sector.checked_add(length / SECTOR)?;
-        let fits = length.is_multiple_of(SECTOR) && end <= self.sectors;
+        let fits = length.is_multiple_of(SECTOR) && end <= self.sectors();
         fits.then(|| Extent {
             offset: sector * SECTOR,
             length,
         })
-    }
-
-    /// Reads from `offset` on into guest memory.
-    ///
-    /// # Errors
-    /// What the host says; `InvalidInput` where the guest has no RAM; `UnexpectedEof` where the image has become shorter.
-    pub fn read(&self, offset: u64, into: &mut Buffers<'_>) -> io::Result<()> {
-        into.transfer(self.file.as_raw_fd(), offset, libc::preadv)
-    }
-
-    /// Writes from guest memory, from `offset` on.
-    ///
-    /// # Errors
-    /// What the host says; `InvalidInput` where the guest has no RAM.
-    pub fn write(&self, offset: u64, from: &mut Buffers<'_>) -> io::Result<()> {
-        from.transfer(self.file.as_raw_fd(), offset, libc::pwritev)?;
-        self.settle()
-    }
-
-    /// Everything written before is on the host's disk.
-    ///
-    /// # Errors
-    /// When the host cannot say so.
-    pub fn flush(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.file)?)
-    }
-
-    /// The guest needs what is in `extent` no more: the image gives its room back.
-    ///
-    /// # Errors
-    /// `Unsupported` where the host's file system cannot; else what it says.
-    pub fn discard(&self, extent: Extent) -> io::Result<()> {
-        self.punch(extent)?;
-        self.settle()
-    }
-
-    /// `extent` reads as zeroes from now on; its room may be given back with `unmap`.
-    ///
-    /// # Errors
-    /// What the host says.
-    pub fn write_zeroes(&self, extent: Extent, unmap: bool) -> io::Result<()> {
-        let done = if unmap {
-            self.punch(extent)
-        } else {
-            self.fallocate(
-                FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
-                extent,
-            )
-        };
-        match done {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.fill(extent)?,
-            other => other?,
-        }
-        self.settle()
-    }
-
-    fn punch(&self, extent: Extent) -> io::Result<()> {
-        self.fallocate(
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            extent,
-        )
-    }
-
-    fn fallocate(&self, how: FallocateFlags, extent: Extent) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(
-            self.file.as_fd(),
-            how,
-            extent.offset,
-            extent.length,
-        )?)
-    }
-
-    /// Zeroes written one by one, where the host has no quicker way.
-    fn fill(&self, extent: Extent) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
-        const ZEROES: [u8; 4096] = [0; 4096];
-        let end = extent.offset + extent.length;
-        for at in (extent.offset..end).step_by(ZEROES.len()) {
-            let piece =
-                usize::try_from(end - at).map_or(ZEROES.len(), |left| left.min(ZEROES.len()));
-            self.file.write_all_at(&ZEROES[..piece], at)?;
-        }
-        Ok(())
-    }
-
-    /// With write-through, what was just done is on the disk before the guest hears of it.
-    fn settle(&self) -> io::Result<()> {
-        match self.cache {
-            Cache::WriteBack => Ok(()),
-            Cache::WriteThrough => self.flush(),
-        }
-    }
-}
-
-/// Pieces of guest memory for one vectored system call, which reads or writes them directly.
-#[derive(Default)]
-pub struct Buffers<'a> {
-    slices: Vec<VolatileSlice<'a>>,
-    vectors: Vec<libc::iovec>,
-}
-
-type Vectored = unsafe extern "C" fn(
-    libc::c_int,
-    *const libc::iovec,
-    libc::c_int,
-    libc::off_t,
-) -> libc::ssize_t;
-
-impl<'a> Buffers<'a> {
-    /// What `segments` name, in order.
-    ///
-    /// # Errors
-    /// Where the guest has no RAM.
-    pub fn gather(&mut self, memory: &'a GuestMemoryMmap, segments: &[Segment]) -> io::Result<()> {
-        self.slices.clear();
-        for segment in segments {
-            let length = usize::try_from(segment.length).expect("32 bits fit a usize");
-            for slice in memory.get_slices(segment.address, length) {
-                let slice = slice.map_err(|_| io::ErrorKind::InvalidInput)?;
-                self.slices.push(slice);
-            }
-        }
-        Ok(())
-    }
-
-    /// Calls `call` until all bytes went.
-    fn transfer(&mut self, fd: libc::c_int, offset: u64, call: Vectored) -> io::Result<()> {
-        /// `UIO_MAXIOV`.
-        const MOST: usize = 1024;
-        let guards: Vec<_> = self
-            .slices
-            .iter()
-            .map(VolatileSlice::ptr_guard_mut)
-            .collect();
-        self.vectors.clear();
-        self.vectors.extend(guards.iter().map(|guard| libc::iovec {
-            iov_base: guard.as_ptr().cast(),
-            iov_len: guard.len(),
-        }));
-        let (mut at, mut rest) = (offset, self.vectors.as_mut_slice());
-        while !rest.is_empty() {
-            let count = libc::c_int::try_from(rest.len().min(MOST)).expect("at most 1024");
-            let from = libc::off_t::try_from(at).map_err(|_| io::ErrorKind::InvalidInput)?;
-            // SAFETY: each vector is a mapped piece of guest memory, kept by `guards`; no reference to it exists in this
-            // program, and the guest may change it at any time without more harm than other bytes on its own disk.
-            let done = unsafe { call(fd, rest.as_ptr(), count, from) };
-            let done = match usize::try_from(done) {
-                Ok(0) if rest.iter().any(|vector| vector.iov_len > 0) => {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                Ok(done) => done,
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() == io::ErrorKind::Interrupted {
-                        continue;
-                    }
-                    return Err(error);
-                }
-            };
-            at += u64::try_from(done).expect("a length fits");
-            rest = advance(rest, done);
-        }
-        Ok(())
-    }
-}
-
-/// The vectors that are left after `done` bytes.
-fn advance(mut vectors: &mut [libc::iovec], mut done: usize) -> &mut [libc::iovec] {
-    loop {
-        match vectors {
-            [first, ..] if first.iov_len > done => {
-                first.iov_base = first.iov_base.wrapping_byte_add(done);
-                first.iov_len -= done;
-                return vectors;
-            }
-            [first, ..] => {
-                done -= first.iov_len;
-                vectors = &mut vectors[1..];
-            }
-            [] => return vectors,
-        }
     }
 }

@@ -1,65 +1,109 @@
-//! The block device (virtio 1.3 §5.2): a raw image as a disk, with one queue and a thread that serves it.
-pub mod disk;
+//! The block device (virtio 1.3 §5.2): a raw image as a disk, with a thread for each of its queues.
+mod config;
+mod disk;
+mod engine;
+mod handle;
+mod image;
+mod io;
 mod request;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-use std::{io, sync::Arc};
+use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use self::{disk::SECTOR, worker::Worker};
-pub use self::{
-    disk::{Cache, Disk},
-    worker::Counters,
+use self::{
+    disk::Disk,
+    worker::{Common, Job, Worker},
 };
-use super::{Confine, Device, Interrupt, queue::Queue};
+pub use self::{
+    disk::{Cache, Options, SECTOR},
+    engine::Choice,
+    handle::Handle,
+    image::Image,
+};
+use super::{ConfigSpace, Confine, Device, Interrupt, queue::Queue};
+use crate::metrics::Counter;
 
 /// The device's type (§5).
 const KIND: u32 = 2;
-/// Entries of its queue.
-const QUEUE_SIZES: [u16; 1] = [256];
-/// Bytes of `struct virtio_blk_config` up to the zeroing of sectors (§5.2.4).
-const CONFIG_BYTES: usize = 60;
+/// Entries of each of its queues.
+const QUEUE_SIZE: u16 = 256;
+/// Most queues of a disk.
+pub const MAX_QUEUES: u16 = 16;
 
-mod feature {
-    pub(super) const SEG_MAX: u64 = 1 << 2;
-    pub(super) const RO: u64 = 1 << 5;
-    pub(super) const BLK_SIZE: u64 = 1 << 6;
-    pub(super) const FLUSH: u64 = 1 << 9;
-    pub(super) const TOPOLOGY: u64 = 1 << 10;
-    pub(super) const DISCARD: u64 = 1 << 13;
-    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
+/// What a disk did, since it exists.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Counters {
+    /// Requests that ended, whatever their status.
+    pub requests: Counter,
+    /// Those that the host refused.
+    pub errors: Counter,
+    /// Those that had to wait for the rate limiter.
+    pub throttled: Counter,
+    /// Interrupts raised.
+    pub interrupts: Counter,
+    /// Times that a thread waited: for the host, for the driver, or for both.
+    pub waits: Counter,
 }
 
 /// A disk of the guest's.
 pub struct Block {
     name: String,
-    disk: Arc<Disk>,
-    config: [u8; CONFIG_BYTES],
-    worker: Worker,
-    counters: Arc<Counters>,
+    common: Common,
+    queue_sizes: Vec<u16>,
+    config: Arc<ConfigSpace>,
+    workers: Vec<Worker>,
+    /// By which the driver hears of a new size, while there is a driver.
+    interrupt: Arc<Mutex<Option<Interrupt>>>,
 }
 
 impl Block {
-    /// The device for `disk`, whose thread will be called `name`.
+    /// The disk that `options` describe, whose threads will be called `name` and whose calls the engine of `choice` performs.
     ///
     /// # Errors
-    /// When the host has no room for another descriptor.
-    pub fn new(disk: Disk, name: String) -> io::Result<Self> {
+    /// When the host has no room for another descriptor, or does not know the image's size.
+    pub fn new(options: Options, name: String, choice: Choice) -> std::io::Result<Self> {
+        let queues = options.queues.clamp(1, MAX_QUEUES);
+        let disk = Disk::new(options)?;
+        let workers = (0..queues).map(|_| Worker::new());
         Ok(Self {
             name,
-            config: config(&disk),
-            disk: Arc::new(disk),
-            worker: Worker::new()?,
-            counters: Arc::default(),
+            config: Arc::new(config::space(&disk, queues)),
+            queue_sizes: vec![QUEUE_SIZE; queues.into()],
+            workers: workers.collect::<Result<_, _>>()?,
+            common: Common {
+                disk: Arc::new(disk),
+                counters: Arc::default(),
+                depth: QUEUE_SIZE,
+                choice,
+            },
+            interrupt: Arc::default(),
         })
     }
 
+    /// By which others change the disk while its guest runs.
+    pub fn handle(&self) -> Handle {
+        Handle::new(
+            self.common.disk.clone(),
+            self.config.clone(),
+            self.workers
+                .iter()
+                .map(|worker| worker.desk().clone())
+                .collect(),
+            self.interrupt.clone(),
+        )
+    }
+
     /// What it did so far.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.common.counters
+    }
+
+    fn set_interrupt(&self, interrupt: Option<Interrupt>) {
+        *handle::lock(&self.interrupt) = interrupt;
     }
 }
 
@@ -69,77 +113,56 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let always = feature::SEG_MAX | feature::BLK_SIZE | feature::TOPOLOGY;
-        let flush = if self.disk.is_write_back() {
-            feature::FLUSH
-        } else {
-            0
-        };
-        let access = if self.disk.is_read_only() {
-            feature::RO
-        } else {
-            feature::DISCARD | feature::WRITE_ZEROES
-        };
-        always | flush | access
+        config::features(&self.common.disk, self.queue_sizes.len())
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
-    fn config(&self) -> &[u8] {
+    fn config(&self) -> &ConfigSpace {
         &self.config
     }
 
     fn doorbell(&self, index: usize) -> Option<&EventFd> {
-        (index == 0).then(|| self.worker.doorbell())
+        self.workers.get(index).map(|worker| worker.desk().bell())
     }
 
-    fn start_threads(&mut self, confine: &Confine) -> io::Result<()> {
-        self.worker.spawn(
-            &self.name,
-            self.disk.clone(),
-            self.counters.clone(),
-            confine.clone(),
-        )
+    fn start_threads(&mut self, confine: &Confine) -> std::io::Result<()> {
+        for (worker, index) in self.workers.iter_mut().zip(0..) {
+            let name = match index {
+                0 => self.name.clone(),
+                _ => format!("{}.{index}", self.name),
+            };
+            worker.spawn(&name, self.common.clone(), confine.clone())?;
+        }
+        Ok(())
     }
 
     fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
-        if let Some(queue) = queues.into_iter().flatten().next() {
-            self.worker.start(queue, interrupt.clone());
+        self.set_interrupt(Some(interrupt.clone()));
+        for (worker, queue) in self.workers.iter().zip(queues) {
+            if let Some(queue) = queue {
+                worker.desk().start(Job {
+                    queue,
+                    interrupt: interrupt.clone(),
+                });
+            }
         }
     }
 
     fn reset(&mut self) {
-        self.worker.stop();
+        self.set_interrupt(None);
+        self.workers.iter().for_each(|worker| worker.desk().stop());
     }
 
     fn pause(&mut self) {
-        self.worker.pause();
+        self.workers.iter().for_each(|worker| worker.desk().pause());
     }
 
     fn resume(&mut self) {
-        self.worker.resume();
+        self.workers
+            .iter()
+            .for_each(|worker| worker.desk().resume());
     }
-}
-
-fn config(disk: &Disk) -> [u8; CONFIG_BYTES] {
-    /// A chain is no longer than its queue (§2.7.5.3), and the header and the status are segments too.
-    const SEG_MAX: u32 = QUEUE_SIZES[0] as u32 - 2;
-    let sector = u32::try_from(SECTOR).expect("512");
-    let mut config = [0; CONFIG_BYTES];
-    let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &disk.sectors().to_le_bytes()); // capacity
-    put(12, &SEG_MAX.to_le_bytes()); // seg_max
-    put(20, &sector.to_le_bytes()); // blk_size
-    // The host's pages are eight sectors: what is aligned to them is quickest.
-    put(24, &[3]); // topology.physical_block_exp
-    put(26, &8u16.to_le_bytes()); // topology.min_io_size
-    put(36, &request::MAX_DISCARD_SECTORS.to_le_bytes()); // max_discard_sectors
-    put(40, &request::MAX_RANGES.to_le_bytes()); // max_discard_seg
-    put(44, &8u32.to_le_bytes()); // discard_sector_alignment
-    put(48, &request::MAX_ZERO_SECTORS.to_le_bytes()); // max_write_zeroes_sectors
-    put(52, &request::MAX_RANGES.to_le_bytes()); // max_write_zeroes_seg
-    put(56, &[1]); // write_zeroes_may_unmap
-    config
 }

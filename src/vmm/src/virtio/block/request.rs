@@ -3,7 +3,10 @@ use std::io;
 
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::disk::{Buffers, Disk, SECTOR};
+use super::{
+    disk::{Cache, Disk, Extent, SECTOR},
+    io::{Call, Io, Progress},
+};
 use crate::virtio::queue::{Broken, Chain, Segment};
 
 /// Bytes of the header: type, reserved, sector.
@@ -16,6 +19,10 @@ pub(super) const MAX_RANGES: u32 = 1;
 pub(super) const MAX_DISCARD_SECTORS: u32 = u32::MAX;
 /// Most sectors in a range to zero, 32 MiB: some hosts must write them, and a reset waits for that.
 pub(super) const MAX_ZERO_SECTORS: u32 = 1 << 16;
+/// Most bytes of data in one segment, as the configuration says.
+pub(super) const MAX_SEGMENT: u32 = 1 << 20;
+/// Most bytes of data in a request, 256 MiB: a pause and a reset wait for that.
+const MAX_DATA: u64 = 256 << 20;
 
 mod kind {
     pub(super) const IN: u32 = 0;
@@ -38,132 +45,196 @@ pub(super) enum Status {
     Unsupported = 2,
 }
 
-/// What became of a request.
-#[derive(Debug)]
-pub(super) struct Served {
-    /// Bytes that the driver finds written, the status included.
-    pub(super) written: u32,
-    /// What the host said, where it refused.
-    pub(super) error: Option<io::Error>,
+/// A request whose driver waits for its outcome.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    /// By what its chain is given back.
+    pub(super) head: u16,
+    status_at: GuestAddress,
+    /// Bytes of data that the driver finds written when all goes well.
+    written: u32,
+    /// What it counts for where bytes are limited.
+    pub(super) bytes: u64,
+    word: u32,
 }
 
-/// Does what `chain` asks of `disk`.
+/// What is to be done for a request.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// A call on the image, which the request's `Io` now is.
+    Call,
+    /// Nothing any more: it ended so.
+    Ended(Status),
+}
+
+/// What comes after an answer of the host's.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// The `Io` is to be performed again: the rest of it, or another way.
+    Perform,
+    /// It ended so; with what the host said, where it refused.
+    Ended(Status, Option<io::Error>),
+}
+
+/// Reads what `chain` asks of `disk`, and makes `io` the call for it.
 ///
 /// # Errors
 /// When it has no whole header, or no byte for the status: then nobody can be told.
-pub(super) fn serve(
+pub(super) fn read(
     chain: &mut Chain,
     memory: &GuestMemoryMmap,
     disk: &Disk,
-) -> Result<Served, Broken> {
+    io: &mut Io,
+) -> Result<(Request, Task), Broken> {
     let status_at = take_status(&mut chain.writable)?;
     let header: [u8; HEADER] = take(&mut chain.readable, memory)?;
-    let word = u32::from_le_bytes(header[..4].try_into().expect("four bytes"));
-    let sector = u64::from_le_bytes(header[8..].try_into().expect("eight bytes"));
-    let (status, written, error) = match perform(word, sector, chain, memory, disk) {
-        Ok(written) => (Status::Ok, written, None),
-        Err(Refusal::Guest) => (Status::IoError, 0, None),
-        Err(Refusal::Unsupported) => (Status::Unsupported, 0, None),
-        Err(Refusal::Host(error)) if error.kind() == io::ErrorKind::Unsupported => {
-            (Status::Unsupported, 0, None)
-        }
-        Err(Refusal::Host(error)) => (Status::IoError, 0, Some(error)),
+    let mut request = Request {
+        head: chain.head,
+        status_at,
+        written: 0,
+        bytes: 0,
+        word: u32::from_le_bytes(header[..4].try_into().expect("four bytes")),
     };
-    memory
-        .write_obj(status as u8, status_at)
-        .map_err(|_| Broken)?;
-    Ok(Served {
-        written: written.saturating_add(1),
-        error,
-    })
+    let sector = u64::from_le_bytes(header[8..].try_into().expect("eight bytes"));
+    let task = request.prepare(sector, chain, memory, disk, io);
+    Ok((request, task.unwrap_or_else(Task::Ended)))
 }
 
-/// Why a request was not done.
-enum Refusal {
-    /// It asks for what is not there.
-    Guest,
-    /// It asks for what this device cannot do.
-    Unsupported,
-    /// The host refused.
-    Host(io::Error),
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // Its own addresses.
-            io::ErrorKind::InvalidInput => Self::Guest,
-            _ => Self::Host(error),
-        }
-    }
-}
-
-/// Does it, and says how many bytes of data were written to the guest.
-fn perform(
-    word: u32,
-    sector: u64,
-    chain: &mut Chain,
-    memory: &GuestMemoryMmap,
-    disk: &Disk,
-) -> Result<u32, Refusal> {
-    let mut buffers = Buffers::default();
-    match word {
-        kind::IN => {
-            let length = total(&chain.writable);
-            let extent = disk.extent(sector, length).ok_or(Refusal::Guest)?;
-            buffers.gather(memory, &chain.writable)?;
-            disk.read(extent.offset, &mut buffers)?;
-            Ok(u32::try_from(length).unwrap_or(u32::MAX))
-        }
-        kind::OUT => {
-            writable(disk)?;
-            let extent = disk.extent(sector, total(&chain.readable));
-            let extent = extent.ok_or(Refusal::Guest)?;
-            buffers.gather(memory, &chain.readable)?;
-            disk.write(extent.offset, &mut buffers)?;
-            Ok(0)
-        }
-        kind::FLUSH => disk.flush().map(|()| 0).map_err(Refusal::Host),
-        kind::GET_ID => put(&chain.writable, memory, disk.serial()),
-        kind::DISCARD | kind::WRITE_ZEROES => {
-            writable(disk)?;
-            if total(&chain.readable) != RANGE as u64 {
-                return Err(Refusal::Unsupported);
+impl Request {
+    fn prepare(
+        &mut self,
+        sector: u64,
+        chain: &mut Chain,
+        memory: &GuestMemoryMmap,
+        disk: &Disk,
+        io: &mut Io,
+    ) -> Result<Task, Status> {
+        let durable = disk.cache() == Cache::WriteThrough;
+        match self.word {
+            kind::IN => {
+                self.transfer(Call::Read, sector, &chain.writable, memory, disk, io)?;
+                // At most `MAX_DATA`.
+                self.written = u32::try_from(self.bytes).map_err(|_| Status::IoError)?;
             }
-            let range = take(&mut chain.readable, memory).map_err(|_| Refusal::Guest)?;
-            free(word, range, disk)
+            kind::OUT => {
+                writable(disk)?;
+                let call = Call::Write { durable };
+                self.transfer(call, sector, &chain.readable, memory, disk, io)?;
+            }
+            // A driver that was not offered this has nothing that would have to wait.
+            kind::FLUSH => io.set(Call::Flush, NOTHING),
+            kind::GET_ID => {
+                self.written = put(&chain.writable, memory, disk.serial())?;
+                return Ok(Task::Ended(Status::Ok));
+            }
+            kind::DISCARD | kind::WRITE_ZEROES => {
+                writable(disk)?;
+                if total(&chain.readable) != RANGE as u64 {
+                    return Err(Status::Unsupported);
+                }
+                let range = take(&mut chain.readable, memory).map_err(|_| Status::IoError)?;
+                let (call, extent) = free(self.word, range, disk)?;
+                io.set(call, extent);
+                if extent.length == 0 {
+                    return Ok(Task::Ended(Status::Ok));
+                }
+            }
+            _ => return Err(Status::Unsupported),
         }
-        _ => Err(Refusal::Unsupported),
+        match io.call {
+            Call::Read | Call::Write { .. } if self.bytes == 0 => Ok(Task::Ended(Status::Ok)),
+            _ => Ok(Task::Call),
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        call: Call,
+        sector: u64,
+        data: &[Segment],
+        memory: &GuestMemoryMmap,
+        disk: &Disk,
+        io: &mut Io,
+    ) -> Result<(), Status> {
+        self.bytes = total(data);
+        if self.bytes > MAX_DATA {
+            return Err(Status::IoError);
+        }
+        let extent = disk.extent(sector, self.bytes).ok_or(Status::IoError)?;
+        io.set(call, extent);
+        io.gather(memory, data).map_err(|_| Status::IoError)
+    }
+
+    /// What the host's answer to the request's call means.
+    pub(super) fn answered(&self, io: &mut Io, answer: i32, cache: Cache) -> Next {
+        let durable = cache == Cache::WriteThrough;
+        match io.progress(answer) {
+            Progress::More => Next::Perform,
+            // What is written says itself when it is to be durable.
+            Progress::Done if durable && matches!(io.call, Call::Punch | Call::Zero) => {
+                io.set(Call::Flush, NOTHING);
+                Next::Perform
+            }
+            Progress::Done => Next::Ended(Status::Ok, None),
+            Progress::Failed(error) if is_unsupported(&error) => match (self.word, io.call) {
+                (kind::WRITE_ZEROES, Call::Punch | Call::Zero) => {
+                    io.fill(durable);
+                    Next::Perform
+                }
+                _ => Next::Ended(Status::Unsupported, None),
+            },
+            Progress::Failed(error) => Next::Ended(Status::IoError, Some(error)),
+        }
+    }
+
+    /// Tells the driver how it ended; how many bytes it finds written, the status included.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(super) fn conclude(&self, status: Status, memory: &GuestMemoryMmap) -> Result<u32, Broken> {
+        memory
+            .write_obj(status as u8, self.status_at)
+            .map_err(|_| Broken)?;
+        let data = if status == Status::Ok {
+            self.written
+        } else {
+            0
+        };
+        Ok(data.saturating_add(1))
     }
 }
 
-/// Discards or zeroes what `range` names.
-fn free(word: u32, range: [u8; RANGE], disk: &Disk) -> Result<u32, Refusal> {
+const NOTHING: Extent = Extent {
+    offset: 0,
+    length: 0,
+};
+
+fn is_unsupported(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+}
+
+/// What discards or zeroes the range.
+fn free(word: u32, range: [u8; RANGE], disk: &Disk) -> Result<(Call, Extent), Status> {
     const UNMAP: u32 = 1;
     let sector = u64::from_le_bytes(range[..8].try_into().expect("eight bytes"));
     let count = u32::from_le_bytes(range[8..12].try_into().expect("four bytes"));
     let flags = u32::from_le_bytes(range[12..].try_into().expect("four bytes"));
     // A discard has no flags (§5.2.6.2): unknown ones are refused in either.
     if flags & !UNMAP != 0 || (word == kind::DISCARD && flags != 0) {
-        return Err(Refusal::Unsupported);
+        return Err(Status::Unsupported);
     }
     if word == kind::WRITE_ZEROES && count > MAX_ZERO_SECTORS {
-        return Err(Refusal::Guest);
+        return Err(Status::IoError);
     }
     let extent = disk.extent(sector, u64::from(count) * SECTOR);
-    let extent = extent.ok_or(Refusal::Guest)?;
-    if extent.length > 0 {
-        match word {
-            kind::DISCARD => disk.discard(extent)?,
-            _ => disk.write_zeroes(extent, flags & UNMAP != 0)?,
-        }
-    }
-    Ok(0)
+    let extent = extent.ok_or(Status::IoError)?;
+    let keeps_room = word == kind::WRITE_ZEROES && flags & UNMAP == 0;
+    Ok((if keeps_room { Call::Zero } else { Call::Punch }, extent))
 }
 
-fn writable(disk: &Disk) -> Result<(), Refusal> {
+fn writable(disk: &Disk) -> Result<(), Status> {
     if disk.is_read_only() {
-        Err(Refusal::Guest)
+        Err(Status::IoError)
     } else {
         Ok(())
     }
@@ -215,14 +286,14 @@ fn take<const N: usize>(
 }
 
 /// Writes `bytes`, or as many of them as there is room for.
-fn put(writable: &[Segment], memory: &GuestMemoryMmap, bytes: &[u8]) -> Result<u32, Refusal> {
+fn put(writable: &[Segment], memory: &GuestMemoryMmap, bytes: &[u8]) -> Result<u32, Status> {
     let mut rest = bytes;
     for segment in writable {
         let length = usize::try_from(segment.length).unwrap_or(usize::MAX);
         let (now, later) = rest.split_at(rest.len().min(length));
         memory
             .write_slice(now, segment.address)
-            .map_err(|_| Refusal::Guest)?;
+            .map_err(|_| Status::IoError)?;
         rest = later;
     }
     Ok(u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX))

@@ -1,15 +1,22 @@
 //! A driver's requests, honest and not, against images in files.
 use std::{
     fs::File,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::Duration,
 };
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Block, Cache, Disk, request};
+use super::{
+    Block, Cache, Choice, Image, Options,
+    disk::Disk,
+    io::Io,
+    request::{self, Next, Task},
+};
 use crate::{
+    rate_limit::Rate,
     testing::virtqueue::{DriverQueue, Edges},
     virtio::{
         Confine, Device, Interrupt,
@@ -45,13 +52,7 @@ impl Bench {
         let ranges = [(GuestAddress(0), RAM)];
         Self {
             memory: GuestMemoryMmap::from_ranges(&ranges).unwrap(),
-            disk: Disk::new(
-                file.try_clone().unwrap(),
-                SECTORS * 512,
-                read_only,
-                cache,
-                "serial",
-            ),
+            disk: Disk::new(options(&file, read_only, cache)).unwrap(),
             file,
         }
     }
@@ -85,9 +86,26 @@ impl Bench {
     }
 
     fn serve(&self, mut chain: Chain) -> (u8, u32) {
-        let served = request::serve(&mut chain, &self.memory, &self.disk).unwrap();
+        let written = self.serve_any(&mut chain).unwrap();
         let status = self.memory.read_obj(GuestAddress(STATUS)).unwrap();
-        (status, served.written)
+        (status, written)
+    }
+
+    /// Serves a request to its end; how much was written.
+    fn serve_any(&self, chain: &mut Chain) -> Result<u32, Broken> {
+        let mut io = Io::with_capacity(1);
+        let (request, task) = request::read(chain, &self.memory, &self.disk, &mut io)?;
+        let status = match task {
+            Task::Ended(status) => status,
+            Task::Call => loop {
+                let answer = io.perform(&self.disk.image());
+                match request.answered(&mut io, answer, self.disk.cache()) {
+                    Next::Perform => {}
+                    Next::Ended(status, _) => break status,
+                }
+            },
+        };
+        request.conclude(status, &self.memory)
     }
 
     fn data(&self, length: usize) -> Vec<u8> {
@@ -107,6 +125,28 @@ impl Bench {
         self.file.read_exact_at(&mut bytes, sector * 512).unwrap();
         bytes
     }
+}
+
+/// A disk of `file`.
+fn options(file: &File, read_only: bool, cache: Cache) -> Options {
+    Options {
+        image: Image::cached(file.try_clone().unwrap()),
+        read_only,
+        cache,
+        id: "test".into(),
+        serial: "serial".into(),
+        queues: 1,
+    }
+}
+
+fn block(options: Options) -> Block {
+    Block::new(options, "disk".into(), Choice::Best).unwrap()
+}
+
+fn config(block: &Block, offset: u64) -> u32 {
+    let mut bytes = [0; 4];
+    block.config().read(offset, &mut bytes);
+    u32::from_le_bytes(bytes)
 }
 
 fn segment(address: u64, length: u32) -> Segment {
@@ -282,21 +322,8 @@ fn ranges_that_cannot_be_are_refused() {
 fn no_more_is_zeroed_at_once_than_the_configuration_says() {
     let bench = Bench::new();
     bench.file.set_len(1 << 30).unwrap();
-    let disk = |file: &File| {
-        Disk::new(
-            file.try_clone().unwrap(),
-            1 << 30,
-            false,
-            Cache::WriteBack,
-            "",
-        )
-    };
-    let bench = Bench {
-        disk: disk(&bench.file),
-        ..bench
-    };
-    let block = Block::new(disk(&bench.file), "disk".into()).unwrap();
-    let most = u32::from_le_bytes(block.config()[48..52].try_into().unwrap());
+    bench.disk.measure().unwrap();
+    let most = config(&block(options(&bench.file, false, Cache::WriteBack)), 48);
     for (count, status) in [(most, 0), (most + 1, 1)] {
         bench.fill(&range(0, count, 1));
         assert_eq!(bench.ask(WRITE_ZEROES, 0, 16), (status, 1));
@@ -330,8 +357,7 @@ fn a_request_that_cannot_be_answered_breaks_the_queue() {
             readable,
             writable,
         };
-        let served = request::serve(&mut chain, &bench.memory, &bench.disk);
-        assert_eq!(served.err(), Some(Broken));
+        assert_eq!(bench.serve_any(&mut chain), Err(Broken));
     }
 }
 
@@ -368,8 +394,8 @@ proptest! {
         }
         let room: u64 = writable.iter().map(|piece| u64::from(piece.length)).sum();
         let mut chain = Chain { head: 0, readable, writable };
-        if let Ok(served) = request::serve(&mut chain, &bench.memory, &bench.disk) {
-            prop_assert!(u64::from(served.written) <= room);
+        if let Ok(written) = bench.serve_any(&mut chain) {
+            prop_assert!(u64::from(written) <= room);
         }
         prop_assert_eq!(bench.file.metadata().unwrap().len(), SECTORS * 512);
     }
@@ -382,15 +408,20 @@ struct Running {
     edges: Arc<Edges>,
     interrupt: Interrupt,
     memory: GuestMemoryMmap,
+    file: File,
 }
 
+/// Each test of a running device is one of both engines.
+const ENGINES: [Choice; 2] = [Choice::Best, Choice::Threads];
+
 impl Running {
-    fn new() -> Self {
-        let Bench { memory, disk, .. } = Bench::new();
-        let mut block = Block::new(disk, "disk".into()).unwrap();
+    fn new(engine: Choice) -> Self {
+        let Bench { memory, file, .. } = Bench::new();
+        let options = options(&file, false, Cache::WriteBack);
+        let mut block = Block::new(options, "disk".into(), engine).unwrap();
         let confined = Arc::new(AtomicBool::new(false));
         let seen = confined.clone();
-        let confine: Confine = Arc::new(move || seen.store(true, Ordering::Release));
+        let confine: Confine = Arc::new(move |_| seen.store(true, Ordering::Release));
         block.start_threads(&confine).unwrap();
         let (edges, line) = Edges::line();
         let mut running = Self {
@@ -399,6 +430,7 @@ impl Running {
             block,
             edges,
             memory,
+            file,
         };
         running.activate();
         running.read(1);
@@ -443,95 +475,263 @@ impl Running {
 
 #[test]
 fn a_ring_of_the_bell_is_answered_by_an_interrupt() {
-    let mut running = Running::new();
-    for sector in 2..40 {
-        running.read(sector);
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        for sector in 2..40 {
+            running.read(sector);
+        }
+        assert_eq!(running.block.counters().requests.get(), 39);
+        assert!(running.edges.count() <= 39);
     }
-    assert_eq!(running.block.counters().requests.get(), 39);
-    assert!(running.edges.count() <= 39);
 }
 
 #[test]
 fn a_paused_device_answers_when_it_is_resumed() {
-    let mut running = Running::new();
-    running.block.pause();
-    let before = running.block.counters().requests.get();
-    running.offer(9);
-    // It has nothing to wait for: were it not quiet, it would have answered by the end of a second pause.
-    running.block.pause();
-    assert_eq!(running.block.counters().requests.get(), before);
-    assert_eq!(running.queue.used(), None);
-    running.block.resume();
-    running.answer(9);
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        running.block.pause();
+        let before = running.block.counters().requests.get();
+        running.offer(9);
+        // It has nothing to wait for: were it not quiet, it would have answered by the end of a second pause.
+        running.block.pause();
+        assert_eq!(running.block.counters().requests.get(), before);
+        assert_eq!(running.queue.used(), None);
+        running.block.resume();
+        running.block.resume();
+        running.answer(9);
+    }
 }
 
 #[test]
 fn a_reset_takes_the_queue_away_and_another_start_brings_a_new_one() {
-    let mut running = Running::new();
-    running.block.pause();
-    running.block.reset();
-    running.block.resume();
-    running.offer(3);
-    assert_eq!(running.queue.used(), None);
-    running.queue = DriverQueue::new(running.memory.clone(), 0x2_0000, 64);
-    running.activate();
-    running.read(4);
-    running.block.reset();
-    running.block.reset();
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        running.block.pause();
+        running.block.reset();
+        running.block.resume();
+        running.offer(3);
+        assert_eq!(running.queue.used(), None);
+        running.queue = DriverQueue::new(running.memory.clone(), 0x2_0000, 64);
+        running.activate();
+        running.read(4);
+        running.block.reset();
+        running.block.reset();
+    }
 }
 
 #[test]
 fn a_driver_that_never_stops_asking_is_stopped_all_the_same() {
-    let mut running = Running::new();
-    let (memory, stop) = (running.memory.clone(), Arc::new(AtomicBool::new(false)));
-    let mut queue = DriverQueue::new(memory.clone(), 0x2_0000, 64);
-    running.block.reset();
-    let frozen = queue.setup().freeze(&memory, false).unwrap();
-    running
-        .block
-        .activate(vec![Some(frozen)], &running.interrupt);
-    let over = stop.clone();
-    let driver = std::thread::spawn(move || {
-        let mut room = 60;
-        while !over.load(Ordering::Acquire) {
-            while queue.used().is_some() {
-                room += 3;
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        let (memory, stop) = (running.memory.clone(), Arc::new(AtomicBool::new(false)));
+        let mut queue = DriverQueue::new(memory.clone(), 0x2_0000, 64);
+        running.block.reset();
+        let frozen = queue.setup().freeze(&memory, false).unwrap();
+        running
+            .block
+            .activate(vec![Some(frozen)], &running.interrupt);
+        let over = stop.clone();
+        let driver = std::thread::spawn(move || {
+            let mut room = 60;
+            while !over.load(Ordering::Acquire) {
+                while queue.used().is_some() {
+                    room += 3;
+                }
+                while room >= 3 {
+                    queue.offer(&[(HEADER, 16)], &[(DATA, 512), (STATUS, 1)]);
+                    room -= 3;
+                }
             }
-            while room >= 3 {
-                queue.offer(&[(HEADER, 16)], &[(DATA, 512), (STATUS, 1)]);
-                room -= 3;
-            }
-        }
-    });
-    running.block.doorbell(0).unwrap().write(1).unwrap();
-    running.block.pause();
-    running.block.resume();
-    running.block.reset();
-    stop.store(true, Ordering::Release);
-    driver.join().unwrap();
+        });
+        running.block.doorbell(0).unwrap().write(1).unwrap();
+        running.block.pause();
+        running.block.resume();
+        running.block.reset();
+        stop.store(true, Ordering::Release);
+        driver.join().unwrap();
+    }
 }
 
 #[test]
 fn a_driver_that_breaks_the_rules_is_told_so() {
-    let mut running = Running::new();
-    running.queue.claim(65);
-    running.block.doorbell(0).unwrap().write(1).unwrap();
-    let interrupt = running.interrupt.clone();
-    running.edges.wait_until(|| interrupt.is_broken());
-    assert_ne!(interrupt.reasons() & Interrupt::CONFIGURATION, 0);
-    running.block.reset();
-    interrupt.reset();
-    running.queue = DriverQueue::new(running.memory.clone(), 0x2_0000, 64);
-    running.activate();
-    running.read(5);
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        running.queue.claim(65);
+        running.block.doorbell(0).unwrap().write(1).unwrap();
+        let interrupt = running.interrupt.clone();
+        running.edges.wait_until(|| interrupt.is_broken());
+        assert_ne!(interrupt.reasons() & Interrupt::CONFIGURATION, 0);
+        running.block.reset();
+        interrupt.reset();
+        running.queue = DriverQueue::new(running.memory.clone(), 0x2_0000, 64);
+        running.activate();
+        running.read(5);
+    }
 }
 
 #[test]
 fn the_configuration_tells_of_the_image() {
-    let bench = Bench::with(true, Cache::WriteThrough);
-    let block = Block::new(bench.disk, "disk".into()).unwrap();
-    assert_eq!(block.config()[..8], SECTORS.to_le_bytes());
+    let bench = Bench::new();
+    let block = block(options(&bench.file, true, Cache::WriteThrough));
+    assert_eq!(u64::from(config(&block, 0)), SECTORS);
     // Read-only, and without flushes, which it does not need.
     assert_ne!(block.features() & (1 << 5), 0);
     assert_eq!(block.features() & (1 << 9), 0);
+    assert_eq!(block.features() & (1 << 12), 0);
+}
+
+#[test]
+fn a_batch_of_requests_is_one_interrupt() {
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        running.block.pause();
+        let before = running.edges.count();
+        for _ in 0..20 {
+            running.offer(7);
+        }
+        running.block.resume();
+        for _ in 0..20 {
+            running.answer(7);
+        }
+        // With threads the answers may come in several lots.
+        let interrupts = running.edges.count() - before;
+        let most = if engine == Choice::Best { 2 } else { 20 };
+        assert!(interrupts <= most, "{engine:?}: {interrupts}");
+    }
+}
+
+#[test]
+fn a_disk_grows_under_its_driver() {
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        let handle = running.block.handle();
+        let generation = running.block.config().generation();
+        running.file.set_len((SECTORS + 100) * 512).unwrap();
+        assert_eq!(handle.resize().unwrap(), SECTORS + 100);
+        assert_eq!(u64::from(config(&running.block, 0)), SECTORS + 100);
+        assert_ne!(running.block.config().generation(), generation);
+        let reasons = running.interrupt.reasons();
+        assert_ne!(reasons & Interrupt::CONFIGURATION, 0);
+        running.file.write_all_at(&[99; 512], 99 * 512).unwrap();
+        running.read(99);
+    }
+}
+
+#[test]
+fn another_image_takes_the_place_of_the_disk_s() {
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        let handle = running.block.handle();
+        let other = tempfile::tempfile().unwrap();
+        other.write_all_at(&[77; 512 * 80], 0).unwrap();
+        assert_eq!(handle.replace(Image::cached(other)).unwrap(), 80);
+        running.offer(3);
+        running.answer(77);
+        // Also while the machine is paused, and it stays so.
+        running.block.pause();
+        let first = running.file.try_clone().unwrap();
+        assert_eq!(handle.replace(Image::cached(first)).unwrap(), SECTORS);
+        running.offer(3);
+        assert_eq!(running.queue.used(), None);
+        running.block.resume();
+        running.answer(3);
+    }
+}
+
+#[test]
+fn what_is_limited_waits_until_the_limit_is_lifted() {
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        let handle = running.block.handle();
+        let never = Rate {
+            size: 1,
+            refill: Duration::from_secs(1 << 30),
+            burst: 1,
+        };
+        handle.limit(None, Some(Some(never)));
+        running.read(5);
+        running.read(6);
+        running.offer(7);
+        let counters = running.block.counters().clone();
+        while counters.throttled.get() == 0 {
+            std::thread::yield_now();
+        }
+        // It was put back into the queue, and is looked at again after each order: no answer before the limit is gone.
+        running.block.pause();
+        assert_eq!(running.queue.used(), None);
+        running.block.resume();
+        handle.limit(None, Some(None));
+        running.answer(7);
+    }
+}
+
+#[test]
+fn every_queue_has_a_thread_of_its_own() {
+    for engine in ENGINES {
+        let Bench { memory, file, .. } = Bench::new();
+        let mut options = options(&file, false, Cache::WriteBack);
+        options.queues = 3;
+        let mut block = Block::new(options, "disk".into(), engine).unwrap();
+        block.start_threads(&(Arc::new(|_| ()) as Confine)).unwrap();
+        assert_eq!(block.queue_sizes().len(), 3);
+        assert_ne!(block.features() & (1 << 12), 0);
+        let (edges, line) = Edges::line();
+        let mut queues: Vec<_> = (0..3)
+            .map(|index| DriverQueue::new(memory.clone(), 0x1_0000 * (index + 1), 64))
+            .collect();
+        // The driver uses two of them.
+        let frozen = queues.iter().enumerate().map(|(index, queue)| {
+            (index != 1).then(|| queue.setup().freeze(&memory, true).unwrap())
+        });
+        block.activate(frozen.collect(), &Interrupt::new(line));
+        memory.write_slice(&[0; 16], GuestAddress(HEADER)).unwrap();
+        for index in [0, 2] {
+            queues[index].offer(&[(HEADER, 16)], &[(DATA, 512), (STATUS, 1)]);
+            block.doorbell(index).unwrap().write(1).unwrap();
+            edges.wait_until(|| queues[index].used() == Some((0, 513)));
+        }
+        assert!(block.doorbell(3).is_none());
+        block.reset();
+    }
+}
+
+#[test]
+fn around_the_page_cache_goes_only_what_is_aligned() {
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let path = directory.path().join("image");
+    std::fs::write(&path, vec![5; 64 << 10]).unwrap();
+    let open = |flags| {
+        let mut options = File::options();
+        options
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(&path)
+    };
+    let Ok(direct) = open(libc::O_DIRECT) else {
+        println!("this file system knows no O_DIRECT");
+        return;
+    };
+    let bench = Bench::new();
+    let mut options = options(&bench.file, false, Cache::WriteBack);
+    options.image = Image::direct(open(0).unwrap(), direct);
+    let bench = Bench {
+        disk: Disk::new(options).unwrap(),
+        ..bench
+    };
+    let alignment = bench.disk.image().alignment().unwrap();
+    for (address, expected) in [(DATA, true), (DATA + 8, false)] {
+        bench.header(READ, 8);
+        let mut chain = Chain {
+            head: 0,
+            readable: vec![segment(HEADER, 16)],
+            writable: vec![segment(address, 4096), segment(STATUS, 1)],
+        };
+        let mut io = Io::with_capacity(1);
+        request::read(&mut chain, &bench.memory, &bench.disk, &mut io).unwrap();
+        io.choose_path(Some(alignment));
+        assert_eq!(io.is_direct(), expected);
+        assert_eq!(io.perform(&bench.disk.image()), 4096);
+    }
+    assert_eq!(bench.data(4096 + 8), [5; 4096 + 8]);
 }

@@ -1,185 +1,86 @@
-//! The thread that serves a block device's queue. It exists, parked, before the machine is confined.
+//! The thread that serves one queue of a disk. It exists, parked, before the machine is confined.
 use std::{
     io,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread::{Builder, JoinHandle},
+    time::Instant,
 };
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{disk::Disk, request};
+use super::{
+    Counters,
+    disk::Disk,
+    engine::{Answered, Choice, Engine, Tag},
+    image::Image,
+    io::Io,
+    request::{self, Next, Request, Status, Task},
+};
 use crate::{
-    metrics::Counter,
     virtio::{
         Confine, Interrupt,
         queue::{Broken, Chain, Queue},
     },
+    worker::Desk,
 };
 
 /// What its thread needs besides its stack for libraries.
 const STACK: usize = 128 << 10;
 
-/// What the device did, since it exists.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Requests that ended, whatever their status.
-    pub requests: Counter,
-    /// Those that the host refused.
-    pub errors: Counter,
-    /// Interrupts raised.
-    pub interrupts: Counter,
-    /// Times that the thread was woken.
-    pub wakeups: Counter,
-}
-
 /// A queue in use, and how its driver is told.
-struct Job {
-    queue: Queue,
-    interrupt: Interrupt,
+pub(super) struct Job {
+    pub(super) queue: Queue,
+    pub(super) interrupt: Interrupt,
 }
 
-/// What lies between the thread and those who direct it.
-#[derive(Default)]
-struct Desk {
-    papers: Mutex<Papers>,
-    changed: Condvar,
-    /// Whether the thread should look at the papers before its next request: a driver may keep it busy for ever.
-    urgent: AtomicBool,
-}
-
-#[derive(Default)]
-struct Papers {
-    next: Option<Job>,
-    stop: bool,
-    pause: bool,
-    finish: bool,
-    /// Whether the thread has a queue. Only it clears this.
-    busy: bool,
-    /// Whether the thread waits for the end of a pause. Only it sets this.
-    quiet: bool,
-}
-
-impl Desk {
-    fn lock(&self) -> MutexGuard<'_, Papers> {
-        self.papers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits while `hold` says so.
-    fn wait_while<'a>(
-        &self,
-        papers: MutexGuard<'a, Papers>,
-        hold: impl Fn(&Papers) -> bool,
-    ) -> MutexGuard<'a, Papers> {
-        self.changed
-            .wait_while(papers, |papers| hold(papers))
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The thread, once it is started, and the doorbell that it sleeps at.
+/// The thread, once it is started, and the desk where it gets its orders.
 pub(super) struct Worker {
-    desk: Arc<Desk>,
-    doorbell: Arc<EventFd>,
+    desk: Arc<Desk<Job>>,
     handle: Option<JoinHandle<()>>,
+}
+
+/// What all workers of a disk have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) disk: Arc<Disk>,
+    pub(super) counters: Arc<Counters>,
+    /// Entries of each queue.
+    pub(super) depth: u16,
+    pub(super) choice: Choice,
 }
 
 impl Worker {
     /// A worker without a thread.
     pub(super) fn new() -> io::Result<Self> {
+        // Blocking: io_uring waits at it only then, and a thread does so with one system call.
+        let bell = EventFd::new(libc::EFD_CLOEXEC)?;
         Ok(Self {
-            desk: Arc::default(),
-            // Blocking: to wait for the driver and for orders is one system call.
-            doorbell: Arc::new(EventFd::new(libc::EFD_CLOEXEC)?),
+            desk: Arc::new(Desk::new(bell)),
             handle: None,
         })
     }
 
-    /// Starts its thread, called `name`, for `disk`. It calls `confine` first.
-    pub(super) fn spawn(
-        &mut self,
-        name: &str,
-        disk: Arc<Disk>,
-        counters: Arc<Counters>,
-        confine: Confine,
-    ) -> io::Result<()> {
-        let mut bench = Bench {
-            desk: self.desk.clone(),
-            doorbell: self.doorbell.clone(),
-            disk,
-            counters,
-            job: None,
-            chain: Chain::default(),
-        };
+    /// Starts its thread, called `name`. It calls `confine` before it serves anything.
+    pub(super) fn spawn(&mut self, name: &str, common: Common, confine: Confine) -> io::Result<()> {
+        let desk = self.desk.clone();
         let thread = Builder::new().name(name.to_owned()).stack_size(STACK);
         self.handle = Some(thread.spawn(move || {
-            confine();
+            let bench = Bench::new(desk, common, &confine);
+            let mut bench = bench.expect("the host has threads and memory for one queue more");
+            confine(bench.engine.duty());
             bench.work();
         })?);
         Ok(())
     }
 
-    pub(super) fn doorbell(&self) -> &EventFd {
-        &self.doorbell
-    }
-
-    /// Hands `queue` over.
-    pub(super) fn start(&self, queue: Queue, interrupt: Interrupt) {
-        let mut papers = self.desk.lock();
-        papers.next = Some(Job { queue, interrupt });
-        papers.busy = true;
-        drop(papers);
-        self.ring();
-    }
-
-    /// Takes the queue away, and comes back when no request is in flight.
-    pub(super) fn stop(&self) {
-        let mut papers = self.desk.lock();
-        if !papers.busy {
-            return;
-        }
-        papers.stop = true;
-        self.wake();
-        drop(self.desk.wait_while(papers, |papers| papers.busy));
-    }
-
-    /// Comes back when no request is in flight and none will be taken.
-    pub(super) fn pause(&self) {
-        let mut papers = self.desk.lock();
-        if papers.busy {
-            papers.pause = true;
-            self.wake();
-            let moving = |papers: &Papers| papers.busy && !papers.quiet;
-            drop(self.desk.wait_while(papers, moving));
-        }
-    }
-
-    /// Ends a pause, if there is one.
-    pub(super) fn resume(&self) {
-        if std::mem::take(&mut self.desk.lock().pause) {
-            self.wake();
-        }
-    }
-
-    /// The thread looks at its papers, wherever it sleeps and however busy it is.
-    fn wake(&self) {
-        self.desk.urgent.store(true, Ordering::Release);
-        self.desk.changed.notify_all();
-        self.ring();
-    }
-
-    fn ring(&self) {
-        // It fails only when the count is full, and then the thread is awake.
-        let _ = self.doorbell.write(1);
+    pub(super) fn desk(&self) -> &Arc<Desk<Job>> {
+        &self.desk
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.desk.lock().finish = true;
-        self.wake();
+        self.desk.finish();
         if let Some(handle) = self.handle.take() {
             // A panic there has been reported where it happened.
             let _ = handle.join();
@@ -189,92 +90,226 @@ impl Drop for Worker {
 
 /// The thread's side.
 struct Bench {
-    desk: Arc<Desk>,
-    doorbell: Arc<EventFd>,
-    disk: Arc<Disk>,
-    counters: Arc<Counters>,
+    desk: Arc<Desk<Job>>,
+    common: Common,
+    image: Arc<Image>,
+    engine: Engine,
     job: Option<Job>,
     chain: Chain,
+    /// What is under way, by tag.
+    requests: Box<[Option<Request>]>,
+    /// Tags that are not, with the room for their calls.
+    free: Vec<(Tag, Io)>,
+    /// Until when the rate limiter lets nothing more through.
+    throttled: Option<Instant>,
 }
+
+/// Vectors that a call has room for from the start: what Linux sends, and a segment that crosses from one region to the next.
+const USUAL_VECTORS: usize = 8;
 
 impl Bench {
+    fn new(desk: Arc<Desk<Job>>, common: Common, confine: &Confine) -> io::Result<Self> {
+        let image = common.disk.image();
+        let depth = common.depth;
+        let engine = Engine::new(common.choice, depth, &image, desk.bell(), confine)?;
+        Ok(Self {
+            desk,
+            image,
+            engine,
+            job: None,
+            chain: Chain::default(),
+            requests: (0..depth).map(|_| None).collect(),
+            free: (0..depth)
+                .map(|tag| (tag, Io::with_capacity(USUAL_VECTORS)))
+                .collect(),
+            throttled: None,
+            common,
+        })
+    }
+
     fn work(&mut self) {
         while self.take_orders() {
-            if let Some(job) = &mut self.job
-                && job
-                    .serve(
-                        &mut self.chain,
-                        &self.disk,
-                        &self.counters,
-                        &self.desk.urgent,
-                    )
-                    .is_err()
-            {
-                job.interrupt.needs_reset();
-                self.job = None;
-            }
-            // What it says does not matter: there is no harm in looking.
-            let _ = self.doorbell.read();
-            self.counters.wakeups.count();
-        }
-    }
-
-    /// Whether to go on.
-    fn take_orders(&mut self) -> bool {
-        let mut papers = self.desk.lock();
-        // Who sets it rings as well: none is missed between this and the sleep at the bell.
-        self.desk.urgent.store(false, Ordering::Release);
-        if papers.pause {
-            papers.quiet = true;
-            self.desk.changed.notify_all();
-            papers = self.desk.wait_while(papers, |papers| {
-                papers.pause && !papers.stop && !papers.finish
-            });
-            papers.quiet = false;
-        }
-        if papers.stop || papers.finish {
-            self.job = None;
-            papers.next = None;
-            papers.stop = false;
-            papers.busy = false;
-            self.desk.changed.notify_all();
-        }
-        if let Some(job) = papers.next.take() {
-            self.job = Some(job);
-        }
-        !papers.finish
-    }
-}
-
-impl Job {
-    /// Serves what is there, until there is nothing and the driver will ring for more, or something is `urgent`.
-    fn serve(
-        &mut self,
-        chain: &mut Chain,
-        disk: &Disk,
-        counters: &Counters,
-        urgent: &AtomicBool,
-    ) -> Result<(), Broken> {
-        let Self { queue, interrupt } = self;
-        loop {
-            queue.disable_doorbell()?;
-            let mut served = false;
-            while !urgent.load(Ordering::Acquire) && queue.pop(chain)? {
-                let outcome = request::serve(chain, queue.memory(), disk)?;
-                queue.push(chain.head, outcome.written)?;
-                counters.requests.count();
-                if outcome.error.is_some() {
-                    counters.errors.count();
+            while !self.desk.is_urgent() {
+                if self.turn().is_err() {
+                    self.give_up();
                 }
-                served = true;
             }
-            if served && queue.wants_interrupt()? {
-                counters.interrupts.count();
-                interrupt.used_buffers();
+            self.drain();
+        }
+    }
+
+    /// Whether to go on. Nothing is under way.
+    fn take_orders(&mut self) -> bool {
+        let go_on = self.desk.next(&mut self.job);
+        // The limits may be others now.
+        self.throttled = None;
+        let image = self.common.disk.image();
+        if !Arc::ptr_eq(&image, &self.image) {
+            let taken = self.engine.take_image(&image);
+            taken.expect("a ring takes a file in the place of another");
+            self.image = image;
+        }
+        go_on
+    }
+
+    /// Begins what the driver asks for, waits for something to happen, and tells the driver what is done.
+    fn turn(&mut self) -> Result<(), Broken> {
+        self.begin_all()?;
+        if self.wants_more()? {
+            return Ok(());
+        }
+        self.wait(self.throttled);
+        if let Some(job) = &mut self.job {
+            job.queue.disable_doorbell()?;
+        }
+        self.finish_answered()
+    }
+
+    fn wait(&mut self, until: Option<Instant>) {
+        let waited = self.engine.wait(until);
+        waited.expect("a thread can wait for its own ring");
+        self.common.counters.waits.count();
+    }
+
+    /// Asks the driver to ring, if more could be taken; whether there is more already.
+    fn wants_more(&mut self) -> Result<bool, Broken> {
+        match &mut self.job {
+            Some(job) if self.throttled.is_none() && !self.free.is_empty() => {
+                job.queue.enable_doorbell()
             }
-            if !queue.enable_doorbell()? || urgent.load(Ordering::Acquire) {
-                return Ok(());
+            _ => Ok(false),
+        }
+    }
+
+    /// Begins what there is in the queue, as far as there is room and the limiter lets it.
+    fn begin_all(&mut self) -> Result<(), Broken> {
+        if self.throttled.is_some_and(|until| until > Instant::now()) {
+            return Ok(());
+        }
+        self.throttled = None;
+        let mut ended = false;
+        while self.throttled.is_none() && !self.desk.is_urgent() {
+            let Some((tag, mut io)) = self.free.pop() else {
+                break;
+            };
+            match self.read_next(&mut io) {
+                Ok(Some((request, Task::Call))) => self.begin(request, tag, io),
+                Ok(Some((request, Task::Ended(status)))) => {
+                    self.free.push((tag, io));
+                    self.conclude(&request, status)?;
+                    ended = true;
+                }
+                nothing => {
+                    self.free.push((tag, io));
+                    nothing?;
+                    break;
+                }
             }
+        }
+        if ended { self.tell() } else { Ok(()) }
+    }
+
+    /// The next request in the queue, whose call `io` becomes.
+    fn read_next(&mut self, io: &mut Io) -> Result<Option<(Request, Task)>, Broken> {
+        let Some(job) = &mut self.job else {
+            return Ok(None);
+        };
+        if !job.queue.pop(&mut self.chain)? {
+            return Ok(None);
+        }
+        let memory = job.queue.memory();
+        request::read(&mut self.chain, memory, &self.common.disk, io).map(Some)
+    }
+
+    fn begin(&mut self, request: Request, tag: Tag, mut io: Io) {
+        if let Err(until) = self.common.disk.limiter.admit(request.bytes) {
+            self.common.counters.throttled.count();
+            self.throttled = Some(until);
+            self.free.push((tag, io));
+            if let Some(job) = &mut self.job {
+                job.queue.put_back();
+            }
+            return;
+        }
+        io.choose_path(self.image.alignment());
+        self.requests[usize::from(tag)] = Some(request);
+        self.engine.submit(tag, io);
+    }
+
+    /// Takes the host's answers, and tells the driver once of all that is done.
+    fn finish_answered(&mut self) -> Result<(), Broken> {
+        let mut ended = false;
+        while let Some(answered) = self.engine.collect() {
+            ended |= self.finish(answered)?;
+        }
+        if ended { self.tell() } else { Ok(()) }
+    }
+
+    /// Whether a request ended.
+    fn finish(&mut self, answered: Answered) -> Result<bool, Broken> {
+        let Answered {
+            tag,
+            mut io,
+            answer,
+        } = answered;
+        let request = self.requests[usize::from(tag)].take();
+        let request = request.expect("a request for each call");
+        match request.answered(&mut io, answer, self.common.disk.cache()) {
+            Next::Perform => {
+                self.requests[usize::from(tag)] = Some(request);
+                self.engine.submit(tag, io);
+                Ok(false)
+            }
+            Next::Ended(status, error) => {
+                if let Some(error) = error {
+                    self.common.counters.errors.count();
+                    self.common.disk.complain(&io, &error);
+                }
+                self.free.push((tag, io));
+                self.conclude(&request, status)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn conclude(&mut self, request: &Request, status: Status) -> Result<(), Broken> {
+        self.common.counters.requests.count();
+        let Some(job) = &mut self.job else {
+            return Ok(());
+        };
+        let written = request.conclude(status, job.queue.memory())?;
+        job.queue.push(request.head, written)
+    }
+
+    /// An interrupt, if the driver wants one.
+    fn tell(&mut self) -> Result<(), Broken> {
+        if let Some(job) = &mut self.job
+            && job.queue.wants_interrupt()?
+        {
+            self.common.counters.interrupts.count();
+            job.interrupt.used_buffers();
+        }
+        Ok(())
+    }
+
+    /// Comes back when nothing is under way.
+    fn drain(&mut self) {
+        while self.free.len() < usize::from(self.common.depth) {
+            self.wait(None);
+            if self.finish_answered().is_err() {
+                self.give_up();
+            }
+        }
+    }
+
+    /// The driver broke the rules: it gets nothing back any more.
+    fn give_up(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.common.disk.complain_of_driver();
+            job.interrupt.needs_reset();
+            // The job's queue keeps the memory that calls under way point to.
+            self.drain();
+            drop(job);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     arch::x86_64::layout,
     bus::{Outcome, Registers},
     irq::Line,
-    virtio::{Interrupt, queue::Setup},
+    virtio::{Device, Interrupt, queue::Setup},
 };
 
 /// Offsets (§4.2.2).
@@ -40,6 +40,7 @@ mod register {
     pub(super) const USED_LOW: u64 = 0x0a0;
     pub(super) const USED_HIGH: u64 = 0x0a4;
     pub(super) const SHARED_MEMORY: std::ops::Range<u64> = 0x0b0..0x0c0;
+    pub(super) const GENERATION: u64 = 0x0fc;
     pub(super) const CONFIG: u64 = 0x100;
 }
 
@@ -117,7 +118,9 @@ impl Mmio {
             register::STATUS => state.negotiation.status(),
             // There is none (§4.2.2): its length and base read as all ones.
             offset if register::SHARED_MEMORY.contains(&offset) => u32::MAX,
-            // Among the rest: the generation of the configuration, which never changes.
+            register::GENERATION => {
+                (state.negotiation).with_device(|device| device.config().generation())
+            }
             _ => 0,
         }
     }
@@ -185,16 +188,9 @@ impl Mmio {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.lock().negotiation.with_device(|device| {
-            let from = usize::try_from(offset).unwrap_or(usize::MAX);
-            let bytes = device.config().get(from..).unwrap_or_default();
-            for (to, from) in data
-                .iter_mut()
-                .zip(bytes.iter().chain(std::iter::repeat(&0)))
-            {
-                *to = *from;
-            }
-        });
+        let state = self.lock();
+        let read = |device: &mut dyn Device| device.config().read(offset, data);
+        state.negotiation.with_device(read);
     }
 }
 

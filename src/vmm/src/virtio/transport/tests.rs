@@ -9,12 +9,13 @@ use super::{Doorbells, SharedDevice, mmio::Mmio, status};
 use crate::{
     bus::Registers,
     testing::virtqueue::{DriverQueue, Edges},
-    virtio::{Confine, Device, Interrupt, feature, queue::Queue},
+    virtio::{ConfigSpace, Confine, Device, Interrupt, feature, queue::Queue},
 };
 
 /// A device that only notes what is done to it.
 struct Notes {
     bell: EventFd,
+    config: ConfigSpace,
     queues: Option<Vec<Option<Queue>>>,
     resets: usize,
 }
@@ -29,8 +30,8 @@ impl Device for Notes {
     fn queue_sizes(&self) -> &[u16] {
         &[64, 128]
     }
-    fn config(&self) -> &[u8] {
-        &[1, 2, 3, 4, 5]
+    fn config(&self) -> &ConfigSpace {
+        &self.config
     }
     fn doorbell(&self, index: usize) -> Option<&EventFd> {
         (index < 2).then_some(&self.bell)
@@ -80,6 +81,7 @@ impl Bench {
     fn new() -> Self {
         let device = Arc::new(Mutex::new(Notes {
             bell: EventFd::new(libc::EFD_NONBLOCK).unwrap(),
+            config: ConfigSpace::new(&[1, 2, 3, 4, 5]),
             queues: None,
             resets: 0,
         }));

@@ -1,0 +1,87 @@
+//! What a disk keeps its sectors in: a file or a block device of the host, raw.
+use std::{
+    fs::File,
+    io::{self, Seek, SeekFrom},
+    os::fd::{AsFd, AsRawFd, RawFd},
+};
+
+use rustix::fs::{AtFlags, StatxFlags, statx};
+
+/// An opened image.
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+    direct: Option<Direct>,
+}
+
+/// The same image without the host's page cache.
+#[derive(Debug)]
+struct Direct {
+    file: File,
+    alignment: Alignment,
+}
+
+/// What memory and place on the disk of a transfer must be multiples of, in bytes, when it goes around the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Alignment {
+    pub(super) memory: u64,
+    pub(super) offset: u64,
+}
+
+impl Image {
+    /// The image in `file`, through the host's page cache.
+    pub fn cached(file: File) -> Self {
+        Self { file, direct: None }
+    }
+
+    /// The image in `file`, around the page cache by `direct`, which has the same open with `O_DIRECT`. What is not aligned as the
+    /// host wants it goes through `file` all the same: the host keeps both views one.
+    pub fn direct(file: File, direct: File) -> Self {
+        let alignment = alignment(&direct);
+        Self {
+            file,
+            direct: Some(Direct {
+                file: direct,
+                alignment,
+            }),
+        }
+    }
+
+    /// Its bytes now: files grow and shrink.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn bytes(&self) -> io::Result<u64> {
+        (&self.file).seek(SeekFrom::End(0))
+    }
+
+    /// How transfers must be aligned to go around the page cache; none when they never do.
+    pub(super) fn alignment(&self) -> Option<Alignment> {
+        self.direct.as_ref().map(|direct| direct.alignment)
+    }
+
+    /// The descriptor for transfers that go through the page cache, or around it.
+    pub(super) fn descriptor(&self, direct: bool) -> RawFd {
+        match &self.direct {
+            Some(around) if direct => around.file.as_raw_fd(),
+            _ => self.file.as_raw_fd(),
+        }
+    }
+}
+
+/// As `statx(2)` says, from Linux 6.1 on; else a page, which is enough everywhere.
+fn alignment(file: &File) -> Alignment {
+    const STATX_DIOALIGN: u32 = 0x2000;
+    const PAGE: u64 = 4096;
+    let mask = StatxFlags::from_bits_retain(STATX_DIOALIGN);
+    let told = statx(file.as_fd(), c"", AtFlags::EMPTY_PATH, mask).ok();
+    let told = told.filter(|told| told.stx_mask & STATX_DIOALIGN != 0);
+    let of = |value: u32| match u64::from(value) {
+        value if value.is_power_of_two() => value,
+        _ => PAGE,
+    };
+    Alignment {
+        memory: told.map_or(PAGE, |told| of(told.stx_dio_mem_align)),
+        offset: told.map_or(PAGE, |told| of(told.stx_dio_offset_align)),
+    }
+}

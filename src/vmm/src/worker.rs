@@ -1,0 +1,158 @@
+//! A thread that serves a device: parked before the guest runs, given jobs, paused, and sent home.
+use std::sync::{
+    Condvar, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// What lies between such a thread and those who direct it. `J` is what it works on, from a driver's start to its reset.
+///
+/// The bell is the one thing that the thread sleeps at: a driver rings it for new work, and whoever has an order for the thread
+/// rings it too.
+pub struct Desk<J> {
+    papers: Mutex<Papers<J>>,
+    changed: Condvar,
+    /// Whether the thread should look at the papers before it does more: a driver may keep it busy for ever.
+    urgent: AtomicBool,
+    bell: EventFd,
+}
+
+struct Papers<J> {
+    next: Option<J>,
+    stop: bool,
+    /// Pauses that have begun and not ended.
+    pauses: u32,
+    finish: bool,
+    /// Whether the thread has a job. Only it clears this.
+    busy: bool,
+    /// Whether the thread waits for the end of a pause. Only it sets this.
+    quiet: bool,
+}
+
+impl<J> Desk<J> {
+    /// A desk whose thread is still to come, with its bell.
+    pub fn new(bell: EventFd) -> Self {
+        Self {
+            papers: Mutex::new(Papers {
+                next: None,
+                stop: false,
+                pauses: 0,
+                finish: false,
+                busy: false,
+                quiet: false,
+            }),
+            changed: Condvar::new(),
+            urgent: AtomicBool::new(false),
+            bell,
+        }
+    }
+
+    /// What the thread sleeps at.
+    pub fn bell(&self) -> &EventFd {
+        &self.bell
+    }
+
+    /// Wakes the thread, if it sleeps.
+    pub fn ring(&self) {
+        // It fails only when the count is full, and then the thread is awake.
+        let _ = self.bell.write(1);
+    }
+
+    /// Hands `job` over.
+    pub fn start(&self, job: J) {
+        let mut papers = self.lock();
+        papers.next = Some(job);
+        papers.busy = true;
+        drop(papers);
+        self.order();
+    }
+
+    /// Takes the job away, and comes back when nothing of it is in flight.
+    pub fn stop(&self) {
+        let mut papers = self.lock();
+        if !papers.busy {
+            return;
+        }
+        papers.stop = true;
+        self.order();
+        drop(self.wait_while(papers, |papers| papers.busy));
+    }
+
+    /// Comes back when nothing is in flight and nothing will be begun, until as many [resumes](Self::resume) as pauses.
+    pub fn pause(&self) {
+        let mut papers = self.lock();
+        papers.pauses += 1;
+        if papers.busy {
+            self.order();
+            drop(self.wait_while(papers, |papers| papers.busy && !papers.quiet));
+        }
+    }
+
+    /// Ends a pause, if there is one.
+    pub fn resume(&self) {
+        let mut papers = self.lock();
+        papers.pauses = papers.pauses.saturating_sub(1);
+        drop(papers);
+        self.order();
+    }
+
+    /// Sends the thread home.
+    pub fn finish(&self) {
+        self.lock().finish = true;
+        self.order();
+    }
+
+    /// The thread's side: whether there is something to take up at [`next`](Self::next) before anything else is begun.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Acquire)
+    }
+
+    /// The thread's side, when nothing is in flight: sits out a pause, and takes up or gives up a job. Whether to go on at all.
+    pub fn next(&self, job: &mut Option<J>) -> bool {
+        let mut papers = self.lock();
+        // Who sets it rings as well: none is missed between this and the sleep at the bell.
+        self.urgent.store(false, Ordering::Release);
+        if papers.pauses > 0 {
+            papers.quiet = true;
+            self.changed.notify_all();
+            papers = self.wait_while(papers, |papers| {
+                papers.pauses > 0 && !papers.stop && !papers.finish
+            });
+            papers.quiet = false;
+        }
+        if papers.stop || papers.finish {
+            *job = None;
+            papers.next = None;
+            papers.stop = false;
+            papers.busy = false;
+            self.changed.notify_all();
+        }
+        if let Some(next) = papers.next.take() {
+            *job = Some(next);
+        }
+        !papers.finish
+    }
+
+    /// The thread looks at its papers, wherever it sleeps and however busy it is.
+    pub fn order(&self) {
+        self.urgent.store(true, Ordering::Release);
+        self.changed.notify_all();
+        self.ring();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Papers<J>> {
+        self.papers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while `hold` says so.
+    fn wait_while<'a>(
+        &self,
+        papers: MutexGuard<'a, Papers<J>>,
+        hold: impl Fn(&Papers<J>) -> bool,
+    ) -> MutexGuard<'a, Papers<J>> {
+        self.changed
+            .wait_while(papers, |papers| hold(papers))
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
