@@ -259,7 +259,11 @@ fn disks_that_are_none() {
         (",ro", "path"),
         ("image,rw", "no such option"),
         ("image,format=qcow2", "only raw"),
-        ("image,cache=unsafe", "cache"),
+        (
+            "image,cache=safe",
+            "expected writeback, writethrough, none or unsafe",
+        ),
+        ("image,queues=many", "expected a number from 1 to 16"),
     ] {
         let finished = Guest::run(["--kernel", &kernel, "--disk", disk]).finish();
         let message = refused(&finished);
@@ -269,8 +273,10 @@ fn disks_that_are_none() {
         );
     }
     for (second, part) in [
-        ("image,id=a", "two disks called `a`"),
-        ("image,serial=123456789012345678901", "serial number"),
+        ("image,id=a", "an id that no drive before has"),
+        ("image,id=b/c", "letters, digits"),
+        ("image,serial=123456789012345678901", "1 to 20 printable"),
+        ("image,queues=17", "from 1 to 16"),
     ] {
         let arguments = [
             "--kernel",
@@ -285,6 +291,58 @@ fn disks_that_are_none() {
     // Twice the same, to write to both.
     let arguments = ["--kernel", &kernel, "--disk", &image, "--disk", &image];
     refuses(&arguments, &format!("ampoule: disk {image}: "), "using it");
+    // More than there are places for.
+    let many = std::iter::repeat_n(["--disk", "image,ro"], 65).flatten();
+    let arguments: Vec<_> = ["--kernel", &kernel].into_iter().chain(many).collect();
+    refuses(&arguments, "ampoule: --disk: ", "at most 64");
+}
+
+#[test]
+fn drives_of_a_definition_that_are_none() {
+    let directory = directory();
+    let kernel = file(
+        &directory,
+        "kernel",
+        &Elf::new(0x10_0000).load(0x10_0000, &[0xf4], 0x1000).build(),
+    );
+    let drive = |id: &str, root: bool, path: &str| {
+        format!(r#"{{"drive_id": "{id}", "is_root_device": {root}, "path_on_host": "{path}"}}"#)
+    };
+    let definition = |drives: &[String]| {
+        let drives = drives.join(",\n");
+        let text = format!(
+            "{{\"boot-source\": {{\"kernel_image_path\": \"{kernel}\"}},\n\"drives\": [\n{drives}]}}"
+        );
+        file(&directory, "vm.json", text.as_bytes())
+    };
+    let missing = definition(&[drive("a", true, "/nonexistent/image")]);
+    let start = "ampoule: disk /nonexistent/image: ";
+    refuses(&["--config", &missing], start, "No such file");
+    for (drives, line, part) in [
+        (
+            [drive("a", true, "i"), drive("b", true, "j")],
+            4,
+            "is_root_device",
+        ),
+        (
+            [drive("a", true, "i"), drive("a", false, "j")],
+            4,
+            "drive_id",
+        ),
+        (
+            [drive("a/b", true, "i"), drive("c", false, "j")],
+            3,
+            "drive_id",
+        ),
+        (
+            [drive("a", true, "i"), drive("b", false, "")],
+            4,
+            "path_on_host",
+        ),
+    ] {
+        let config = definition(&drives);
+        refuses(&["--config", &config], &format!("{config}:{line}:"), part);
+    }
 }
 
 #[test]

@@ -49,11 +49,18 @@ fn the_tables_of_the_reference_are_those_of_the_types() {
     let mut text = fs::read_to_string(path).unwrap();
     let schema = schema();
     for section in ["boot-source", "machine-config", "lifecycle"] {
-        replace(
-            &mut text,
-            section,
-            &keys_table(&schema["properties"][section]),
-        );
+        let schema = &schema["properties"][section];
+        replace(&mut text, section, &keys_table(schema));
+    }
+    let drive = &schema["properties"]["drives"]["items"];
+    let limiter = &drive["properties"]["rate_limiter"];
+    let bucket = &limiter["properties"]["bandwidth"];
+    for (name, schema) in [
+        ("drive", drive),
+        ("rate-limiter", limiter),
+        ("token-bucket", bucket),
+    ] {
+        replace(&mut text, name, &keys_table(schema));
     }
     replace(&mut text, "sections", &sections_table(&schema));
     replace(&mut text, "boot-args", &defaults_table());
@@ -155,6 +162,10 @@ fn kind(schema: &Value) -> String {
     if !names.is_empty() {
         return names.join(", ");
     }
+    if let Some(kinds) = schema["anyOf"].as_array() {
+        let kinds: Vec<_> = kinds.iter().map(kind).collect();
+        return kinds.join(", ");
+    }
     let kind = list(&schema["type"])
         .iter()
         .filter_map(Value::as_str)
@@ -173,6 +184,7 @@ fn sections_table(schema: &Value) -> String {
         let (value, state) = match (schema["x-not-yet"] == true, schema["type"] == "array") {
             (true, true) => ("array", "refused unless `[]`"),
             (true, false) => ("object", "refused unless `null`"),
+            (false, true) => ("array", "supported"),
             _ if required => ("object", "required"),
             _ => ("object or null", "supported"),
         };
@@ -197,6 +209,11 @@ fn defaults_table() -> String {
 
 fn flags_table(schema: &Value) -> String {
     let mut table = "| Flag | Key |\n|---|---|\n".to_owned();
+    for (key, schema) in members(schema) {
+        if let Some(flag) = schema["x-flag"].as_str() {
+            writeln!(table, "| `{flag}` | `{key}` (adds to it) |").unwrap();
+        }
+    }
     for (section, schema) in members(schema).filter(|(_, schema)| schema["properties"].is_object())
     {
         for (key, schema) in members(schema) {

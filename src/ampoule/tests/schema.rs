@@ -54,6 +54,9 @@ fn fits(schema: &Value, value: &Value) -> bool {
                     .keys()
                     .all(|key| schema["properties"].get(key).is_some())
             }),
+            "items" => value
+                .as_array()
+                .is_none_or(|items| items.iter().all(|item| fits(argument, item))),
             "allOf" => items(argument).iter().all(|schema| fits(schema, value)),
             "anyOf" => items(argument).iter().any(|schema| fits(schema, value)),
             "oneOf" => {
@@ -87,13 +90,21 @@ fn is_a(kind: &Value, value: &Value) -> bool {
     }
 }
 
-/// The two patterns in the schema.
+/// The patterns in the schema.
 fn matches(pattern: &str, text: &str) -> bool {
     match pattern {
         r"^[^\u0000]*$" => !text.contains('\0'),
         r"^[^\u0000-\u0008\u000a-\u001f\u007f]*$" => {
             !text.contains(|c: char| c.is_ascii_control() && c != '\t')
         }
+        r"^[A-Za-z0-9_]+$" => {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        }
+        r"^[0-9A-Fa-f-]{1,36}$" => {
+            (1..=36).contains(&text.len())
+                && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
+        }
+        r"^[!-~]*$" => text.chars().all(|c| c.is_ascii_graphic()),
         unknown => panic!("this test does not know the pattern {unknown}"),
     }
 }
@@ -121,7 +132,15 @@ fn full() -> Value {
             "huge_pages": "2M", "shared_memory": true, "pmu": false
         },
         "lifecycle": { "on_reboot": "restart", "stop_timeout_s": 1 },
-        "drives": [], "network-interfaces": [], "pmem": [], "vsock": null, "balloon": null, "entropy": null,
+        "drives": [{
+            "drive_id": "a", "path_on_host": "p", "is_root_device": true, "partuuid": "0eaa91a0-01", "is_read_only": true,
+            "cache_type": "None", "io_engine": "Async", "socket": null, "serial": "S", "queues": 2,
+            "rate_limiter": {
+                "bandwidth": { "size": 1, "refill_time": 1, "one_time_burst": 1 },
+                "ops": { "size": 1, "refill_time": 1, "one_time_burst": 1 }
+            }
+        }],
+        "network-interfaces": [], "pmem": [], "vsock": null, "balloon": null, "entropy": null,
         "memory-hotplug": null, "cpu-config": null, "logger": null, "metrics": null, "mmds-config": null, "serial": null
     })
 }
@@ -178,30 +197,27 @@ fn values() -> Vec<Value> {
         .collect()
 }
 
-/// Pointers to every member of a document, at both levels.
-fn pointers(document: &Value) -> Vec<(Option<String>, String)> {
+/// Where each member of each object in a document is: a pointer to the object, and the key.
+fn pointers(document: &Value) -> Vec<(String, String)> {
     let mut all = Vec::new();
-    for (key, value) in document.as_object().unwrap() {
-        all.push((None, key.clone()));
-        all.extend(
-            value
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(inner, _)| (Some(key.clone()), inner.clone())),
-        );
+    let mut objects = vec![(String::new(), document)];
+    while let Some((pointer, value)) = objects.pop() {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            all.push((pointer.clone(), key.clone()));
+            objects.push((format!("{pointer}/{key}"), value));
+        }
+        for (index, value) in value.as_array().into_iter().flatten().enumerate() {
+            objects.push((format!("{pointer}/{index}"), value));
+        }
     }
     all
 }
 
 fn object<'a>(
     document: &'a mut Value,
-    section: Option<&String>,
+    pointer: &str,
 ) -> Option<&'a mut serde_json::Map<String, Value>> {
-    match section {
-        Some(section) => document.get_mut(section)?.as_object_mut(),
-        None => document.as_object_mut(),
-    }
+    document.pointer_mut(pointer)?.as_object_mut()
 }
 
 #[test]
@@ -211,17 +227,15 @@ fn they_agree_on_each_value_of_each_key_on_its_absence_and_on_strangers() {
     for (section, key) in pointers(&full()) {
         for value in values() {
             let mut document = full();
-            object(&mut document, section.as_ref())
+            object(&mut document, &section)
                 .unwrap()
                 .insert(key.clone(), value);
             agree(&document);
         }
         let mut document = full();
-        object(&mut document, section.as_ref())
-            .unwrap()
-            .remove(&key);
+        object(&mut document, &section).unwrap().remove(&key);
         agree(&document);
-        object(&mut document, section.as_ref())
+        object(&mut document, &section)
             .unwrap()
             .insert(key + "_", Value::Null);
         agree(&document);
@@ -237,7 +251,7 @@ proptest! {
         let mut document = full();
         for (which, value) in changes {
             let (section, key) = which.get(&pointers);
-            if let Some(object) = object(&mut document, section.as_ref()) {
+            if let Some(object) = object(&mut document, &section) {
                 object.insert(key.clone(), value.get(&values).clone());
             }
         }

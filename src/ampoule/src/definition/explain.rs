@@ -5,7 +5,7 @@ use super::excerpt::{Position, glance};
 use super::json::{Node, Value};
 use super::keys::{Keys, nearest};
 use super::syntax;
-use vmm::config::{Definition, Reason, ValueError, object};
+use vmm::config::{Definition, Reason, ValueError, in_words, object};
 
 /// Explains why a text is no definition, given that `serde_json` has said `error` of it.
 pub(super) fn misfit(name: &str, text: &str, error: &serde_json::Error) -> Mistake {
@@ -47,15 +47,18 @@ pub(super) fn impossible_values(name: &str, text: &str, errors: &[ValueError]) -
             "a value is impossible",
         );
     };
-    let what = quoted(error.path);
+    let what = quoted(&error.path.keys());
     let mut mistake = Mistake::new(name, text, at, what, error.reason.to_string());
     if error.reason == Reason::NotYet {
         mistake.hint = tree
-            .nearest(error.path)
-            .map(|member| without(&member.node.value).to_owned());
+            .nearest(&error.path.keys())
+            .map(|(_, node)| without(&node.value).to_owned());
     }
     if !others.is_empty() {
-        let names: Vec<_> = others.iter().map(|(_, error)| quoted(error.path)).collect();
+        let names: Vec<_> = others
+            .iter()
+            .map(|(_, error)| quoted(&error.path.keys()))
+            .collect();
         mistake.more = Some(format!(" also wrong: {}", names.join(", ")));
     }
     mistake
@@ -72,12 +75,12 @@ fn tree<'a>(name: &str, text: &'a str) -> Result<Node<'a>, Box<Mistake>> {
 }
 
 fn place(tree: &Node<'_>, error: &ValueError) -> usize {
-    let member = tree.nearest(error.path);
-    member.map_or(tree.at, |member| {
+    let nearest = tree.nearest(&error.path.keys());
+    nearest.map_or(tree.at, |(key_at, node)| {
         if error.reason == Reason::NotYet {
-            member.key_at
+            key_at
         } else {
-            member.node.at
+            node.at
         }
     })
 }
@@ -110,9 +113,10 @@ fn explain(name: &str, text: &str, tree: &Node<'_>, fault: Fault) -> Mistake {
             missing_key(&path, key),
         ),
         Kind::DuplicateKey(key) => {
-            let object = path.iter().try_fold(tree, |node, key| {
-                node.member(key).map(|member| &member.node)
-            });
+            let object = match path.as_slice() {
+                [] => Some(tree),
+                path => tree.nearest(path).map(|(_, node)| node),
+            };
             let first = object
                 .and_then(|node| node.member(key))
                 .map(|member| Position::of(text, member.key_at));
@@ -171,7 +175,7 @@ fn in_plain_words(expected: &str) -> &str {
 }
 
 fn quoted(path: &[&str]) -> String {
-    format!("`{}`", path.join("."))
+    format!("`{}`", in_words(path))
 }
 
 fn quoted_below(path: &[&str], key: &str) -> String {

@@ -50,11 +50,21 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The member at the end of a path of keys, or the last one on the way there.
-    pub(super) fn nearest(&self, path: &[&str]) -> Option<&Member<'a>> {
+    /// What is at the end of a path of keys (and numbers of an array's elements), or the last thing on the way there; and where
+    /// the key to it stands.
+    pub(super) fn nearest(&self, path: &[&str]) -> Option<(usize, &Self)> {
         let (first, rest) = path.split_first()?;
-        let member = self.member(first)?;
-        member.node.nearest(rest).or(Some(member))
+        let (key_at, node) = match &self.value {
+            Value::Array(nodes) => {
+                let node = nodes.get(first.parse::<usize>().ok()?)?;
+                (node.at, node)
+            }
+            _ => {
+                let member = self.member(first)?;
+                (member.key_at, &member.node)
+            }
+        };
+        node.nearest(rest).or(Some((key_at, node)))
     }
 }
 

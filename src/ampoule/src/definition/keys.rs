@@ -12,7 +12,10 @@ impl Keys {
     /// What the schema says of a key.
     fn schema(&self, path: &[&str]) -> &Value {
         path.iter()
-            .fold(&self.0, |schema, key| &schema["properties"][*key])
+            .fold(&self.0, |schema, key| match key.parse::<usize>() {
+                Ok(_) => &schema["items"],
+                Err(_) => &schema["properties"][*key],
+            })
     }
 
     /// A value that could stand at a key, as JSON text.
@@ -22,9 +25,10 @@ impl Keys {
             .map(ToString::to_string)
     }
 
-    /// The flag that overrides a key.
+    /// The flag that overrides a key, or the section that it stands in.
     pub(super) fn flag(&self, path: &[&str]) -> Option<&str> {
-        self.schema(path)["x-flag"].as_str()
+        let mut outwards = (1..=path.len()).rev();
+        outwards.find_map(|length| self.schema(&path[..length])["x-flag"].as_str())
     }
 
     /// The keys that may be used in an object.

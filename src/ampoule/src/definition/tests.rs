@@ -61,7 +61,7 @@ fn an_unknown_key_gets_its_place_and_the_key_that_was_meant() {
     );
     assert_eq!(
         with(r#""x": 1"#),
-        "3:1: `x`: unknown key (hint: known here: `boot-source`, `machine-config`, `lifecycle`)"
+        "3:1: `x`: unknown key (hint: known here: `boot-source`, `machine-config`, `lifecycle`, `drives`)"
     );
 }
 
@@ -149,8 +149,12 @@ fn a_key_given_twice_gets_both_places() {
 #[test]
 fn parts_that_do_not_exist_yet_are_refused_by_name_and_the_others_listed() {
     assert_eq!(
-        with(r#""drives": [{"drive_id": "rootfs"}]"#),
-        "3:1: `drives`: not supported yet (hint: remove the key, or what is in its array)"
+        with(r#""pmem": [{"id": "pmem"}]"#),
+        "3:1: `pmem`: not supported yet (hint: remove the key, or what is in its array)"
+    );
+    assert_eq!(
+        with(r#""drives": [{"drive_id": "a", "is_root_device": true, "socket": "s"}]"#),
+        "3:54: `drives[0].socket`: not supported yet (hint: remove the key, or set it to null)"
     );
     assert_eq!(
         with(
@@ -159,11 +163,11 @@ fn parts_that_do_not_exist_yet_are_refused_by_name_and_the_others_listed() {
         "3:57: `machine-config.track_dirty_pages`: not supported yet (hint: remove the key, or set it to false)"
     );
     let all = refusal(format!(
-        "{{{KERNEL},\n\"vsock\": {{}},\n\"drives\": [1], \"logger\": {{}}}}"
+        "{{{KERNEL},\n\"vsock\": {{}},\n\"pmem\": [1], \"logger\": {{}}}}"
     ));
     assert_eq!(
         all,
-        "vm.json:2:1: `vsock`: not supported yet (hint: remove the key, or set it to null)\n 2 | \"vsock\": {},\n   | ^\n also wrong: `drives`, `logger`"
+        "vm.json:2:1: `vsock`: not supported yet (hint: remove the key, or set it to null)\n 2 | \"vsock\": {},\n   | ^\n also wrong: `pmem`, `logger`"
     );
 }
 
@@ -406,5 +410,52 @@ proptest! {
         if let (Ok(fast), Ok(placed)) = (fast, placed) {
             prop_assert_eq!(fast, placed);
         }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_drive_is_told_at_its_place() {
+    let drives = |second: &str| {
+        with(&format!(
+            r#""drives": [{{"drive_id": "a", "is_root_device": true, "path_on_host": "p"}}, {second}]"#
+        ))
+    };
+    for (drive, expected) in [
+        (
+            r#"{"drive_id": "b", "is_root_device": false}"#,
+            "3:76: `drives[1].path_on_host`: missing",
+        ),
+        (
+            r#"{"drive_id": "a", "is_root_device": false, "path_on_host": "p"}"#,
+            r#"3:89: `drives[1].drive_id`: found "a", expected an id that no drive before has"#,
+        ),
+        (
+            r#"{"drive_id": "b/c", "is_root_device": false, "path_on_host": "p"}"#,
+            r#"3:89: `drives[1].drive_id`: found "b/c", expected letters, digits and `_`"#,
+        ),
+        (
+            r#"{"drive_id": "b", "is_root_device": true, "path_on_host": "p"}"#,
+            "3:112: `drives[1].is_root_device`: found true, expected false, as a drive before is the root",
+        ),
+        (
+            r#"{"drive_id": "b", "path_on_host": "p"}"#,
+            "3:76: `drives[1].is_root_device`: missing (hint: add for example \"is_root_device\": true)",
+        ),
+        (
+            r#"{"drive_id": "b", "is_root_device": false, "path_on_hots": "p"}"#,
+            "3:119: `drives[1].path_on_hots`: unknown key (hint: did you mean `path_on_host`?)",
+        ),
+        (
+            r#"{"drive_id": "b", "is_root_device": false, "path_on_host": "p", "queues": 17}"#,
+            "3:150: `drives[1].queues`: found 17, expected a whole number from 1 to 16",
+        ),
+        (
+            r#"{"drive_id": "b", "is_root_device": false, "path_on_host": "p", "rate_limiter": {"ops": {"size": 1}}}"#,
+            "3:164: `drives[1].rate_limiter.ops.refill_time`: missing",
+        ),
+        ("7", "3:76: `drives[1]`: found 7, expected an object"),
+    ] {
+        let found = drives(drive);
+        assert!(found.starts_with(expected), "{drive}\n{found}");
     }
 }

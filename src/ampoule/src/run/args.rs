@@ -40,8 +40,9 @@ pub struct RunArgs {
 
     /// Disk: a raw image or block device; may be repeated
     ///
-    /// Options follow the path, after commas: ro, format=raw, cache=writeback or writethrough, id=ID, serial=SERIAL. The first
-    /// disk is the root file system, unless --initrd or a root= in --cmdline says otherwise.
+    /// Options follow the path, after commas: ro, format=raw, cache=writeback, writethrough, none or unsafe, id=ID,
+    /// serial=SERIAL, queues=N. The first disk is the root file system, unless --initrd, a root= in --cmdline or a root device
+    /// in --config says otherwise.
     #[arg(long, value_name = "PATH[,OPTION…]")]
     pub disk: Vec<DiskArg>,
 
@@ -183,13 +184,24 @@ impl RunArgs {
         put(&mut machine.mem_size_mib, self.memory.as_ref());
         put(&mut machine.huge_pages, self.huge_pages.as_ref());
         machine.shared_memory |= self.shared_memory;
-        let drives = self.disk.iter().enumerate();
-        definition.disks = drives.map(|(index, disk)| disk.drive(index)).collect();
+        self.add_disks(definition);
         put(&mut definition.lifecycle.on_reboot, self.on_reboot.as_ref());
         put(
             &mut definition.lifecycle.stop_timeout_s,
             self.stop_timeout.as_ref(),
         );
+    }
+
+    /// Adds the disks to the definition's. The first is the root where nothing else is.
+    fn add_disks(&self, definition: &mut Definition) {
+        let is_root =
+            definition.boot_source.initrd_path.is_none() && definition.root_drive().is_none();
+        let first = definition.drives.len();
+        let own = self.disk.iter().zip(first..);
+        (definition.drives).extend(own.map(|(disk, index)| disk.drive(index)));
+        if let Some(drive) = definition.drives.get_mut(first) {
+            drive.is_root_device = is_root;
+        }
     }
 }
 
@@ -197,7 +209,8 @@ impl RunArgs {
 fn refusal(errors: &[ValueError]) -> Failure {
     match errors.first() {
         Some(error) => {
-            let what = definition::flag_of(error.path).unwrap_or_else(|| error.path.join("."));
+            let keys = error.path.keys();
+            let what = definition::flag_of(&keys).unwrap_or_else(|| error.path.to_string());
             Failure::new(what, &error.reason)
         }
         None => Failure::new("the definition", "it is refused"),

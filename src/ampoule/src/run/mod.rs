@@ -133,7 +133,7 @@ fn named_descriptors(args: &RunArgs, definition: &Definition) -> Vec<RawFd> {
     ]
     .into_iter()
     .flatten()
-    .chain(definition.disks.iter().map(|disk| &disk.path_on_host))
+    .chain(definition.drives.iter().map(|disk| &disk.path_on_host))
     .filter_map(|path| descriptor_of(path))
     .collect()
 }

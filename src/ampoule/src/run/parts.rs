@@ -34,7 +34,7 @@ pub(super) fn open(
     let command_line = command_line(definition)?;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
     let initrd = boot.initrd_path.as_deref().map(open_initrd).transpose()?;
-    let devices = disk::open(&definition.disks)?;
+    let devices = disk::open(definition)?;
     let hypervisor =
         Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
     let ram = machine.mem_size_mib * MIB;
@@ -71,13 +71,11 @@ pub(super) fn open(
     })
 }
 
-/// The user's parameters over the defaults, of which the first disk is one, as the root, where there is no initrd.
+/// The user's parameters over the defaults, of which the root device is one.
 fn command_line(definition: &Definition) -> Result<String, Failure> {
     let boot = &definition.boot_source;
     let mut defaults = boot_args::DEFAULTS.to_vec();
-    if let (Some(disk), None) = (definition.disks.first(), &boot.initrd_path) {
-        defaults.push(boot_args::root_disk(disk.is_read_only));
-    }
+    defaults.extend(definition.root_drive().map(boot_args::root_of));
     boot_args::merge_over(&defaults, boot.boot_args.as_deref().unwrap_or_default())
         .map_err(|error| Failure::new("--cmdline", error))
 }

@@ -5,16 +5,20 @@
 //! (`lib/cmdline.c: next_arg`): quotes may stand anywhere and hide blanks, `-` and `_` in names are the same, and what
 //! follows `--` is for init.
 
+use std::borrow::Cow;
+
+use super::Drive;
+
 /// Most bytes of a command line: x86's `COMMAND_LINE_SIZE` of 2048 holds the closing NUL too.
 pub const MAX_LEN: usize = 2047;
 
 /// A parameter that is there unless the user gives one of the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefaultArg {
     /// The parameter's name.
     pub key: &'static str,
     /// What follows the `=`, if anything does.
-    pub value: Option<&'static str>,
+    pub value: Option<Cow<'static, str>>,
     /// How a value of the user's begins that replaces it: every value does with "". The kernel adds up the values of
     /// some parameters, and then only what contradicts ours need replace it.
     pub replaced_by: &'static str,
@@ -26,25 +30,25 @@ pub struct DefaultArg {
 pub const DEFAULTS: &[DefaultArg] = &[
     DefaultArg {
         key: "console",
-        value: Some("ttyS0"),
+        value: Some(Cow::Borrowed("ttyS0")),
         replaced_by: "",
         reason: "the kernel's messages and init's terminal are on the serial port",
     },
     DefaultArg {
         key: "reboot",
-        value: Some("panic_warm"),
+        value: Some(Cow::Borrowed("panic_warm")),
         replaced_by: "panic_",
         reason: "a reboot after a panic leaves the warm-boot mark in memory, by which the monitor tells it from a reboot that was wanted",
     },
     DefaultArg {
         key: "panic",
-        value: Some("-1"),
+        value: Some(Cow::Borrowed("-1")),
         replaced_by: "",
         reason: "a panic ends the machine at once instead of hanging",
     },
     DefaultArg {
         key: "tsc",
-        value: Some("reliable"),
+        value: Some(Cow::Borrowed("reliable")),
         replaced_by: "",
         reason: "spares the watchdog that checks the TSC against slower clocks",
     },
@@ -62,43 +66,45 @@ pub const DEFAULTS: &[DefaultArg] = &[
     },
     DefaultArg {
         key: "random.trust_cpu",
-        value: Some("on"),
+        value: Some(Cow::Borrowed("on")),
         replaced_by: "",
         reason: "random numbers are ready at once: RDRAND seeds the pool",
     },
     DefaultArg {
         key: "pci",
-        value: Some("off"),
+        value: Some(Cow::Borrowed("off")),
         replaced_by: "",
         reason: "spares the search for a PCI bus, which is not there: up to 16,000 exits on processors whose bridges have quirks",
     },
     DefaultArg {
         key: "8250.nr_uarts",
-        value: Some("1"),
+        value: Some(Cow::Borrowed("1")),
         replaced_by: "",
         reason: "spares the probes for serial ports that are not there",
     },
 ];
 
-/// The default of a machine whose root is its first disk.
+/// The default of a machine whose root is `drive`, its first.
 #[must_use]
-pub const fn root_disk(read_only: bool) -> DefaultArg {
+pub fn root_of(drive: &Drive) -> DefaultArg {
+    let device = match &drive.partuuid {
+        Some(id) => format!("PARTUUID={id}"),
+        None => "/dev/vda".into(),
+    };
+    let access = if drive.is_read_only { "ro" } else { "rw" };
     DefaultArg {
         key: "root",
-        value: Some(if read_only {
-            "/dev/vda ro"
-        } else {
-            "/dev/vda rw"
-        }),
+        value: Some(format!("{device} {access}").into()),
         replaced_by: "",
-        reason: "the first disk is the root file system",
+        reason: "the root device is the root file system",
     }
 }
 
 impl std::fmt::Display for DefaultArg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.key)?;
-        self.value.map_or(Ok(()), |value| write!(f, "={value}"))
+        let value = self.value.as_ref();
+        value.map_or(Ok(()), |value| write!(f, "={value}"))
     }
 }
 
@@ -244,7 +250,7 @@ mod tests {
     const TWO: &[DefaultArg] = &[
         DefaultArg {
             key: "console",
-            value: Some("ttyS0"),
+            value: Some(Cow::Borrowed("ttyS0")),
             replaced_by: "",
             reason: "",
         },
@@ -262,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_first_disk_is_the_root_unless_another_is_named() {
-        let defaults = [root_disk(false)];
+        let defaults = [root_of(&Drive::new("a", "b"))];
         let over = |user| merge_over(&defaults, user).unwrap();
         assert_eq!(over("quiet"), "root=/dev/vda rw quiet");
         assert_eq!(over("root=LABEL=x quiet"), "root=LABEL=x quiet");

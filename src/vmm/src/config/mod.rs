@@ -13,22 +13,24 @@ mod drive;
 mod lifecycle;
 mod machine_config;
 mod not_yet;
+mod rate_limiter;
 #[cfg(feature = "schema")]
 mod schema;
 mod validate;
 
 pub use boot_source::{BootSource, Entry};
-pub use drive::{CacheType, Drive, MAX_DRIVES, MAX_SERIAL};
+pub use drive::{CacheType, Drive, IoEngine, MAX_DRIVES, MAX_QUEUES, MAX_SERIAL};
 pub use fields::{UnknownName, object};
 pub use lifecycle::{Lifecycle, OnReboot};
 pub use machine_config::{
     CpuTemplate, HugePages, MAX_MEM_SIZE_MIB, MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig,
 };
+pub use rate_limiter::{RateLimiter, TokenBucket};
 #[cfg(feature = "schema")]
 pub use schema::schema;
-pub use validate::{Reason, ValueError};
+pub use validate::{KeyPath, Reason, ValueError, in_words};
 
-use fields::object_or_null;
+use fields::{object_or_null, objects};
 use not_yet::{ListNotYet, SectionNotYet};
 use serde::{Deserialize, Serialize};
 
@@ -54,12 +56,10 @@ pub struct Definition {
     #[serde(default, deserialize_with = "object_or_null")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "schema::section::<Lifecycle>", extend("x-ours" = true)))]
     pub lifecycle: Lifecycle,
-    /// Block devices, by `--disk`.
-    #[serde(skip)]
-    pub disks: Vec<Drive>,
     /// Block devices. Firecracker wants the key, if only as `[]`; here it may be absent.
-    #[serde(default, skip_serializing)]
-    drives: ListNotYet,
+    #[serde(default, deserialize_with = "objects")]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_DRIVES), extend("x-flag" = "--disk")))]
+    pub drives: Vec<Drive>,
     /// Network cards.
     #[serde(default, skip_serializing)]
     network_interfaces: ListNotYet,
@@ -103,8 +103,7 @@ impl Definition {
             boot_source,
             machine_config: MachineConfig::default(),
             lifecycle: Lifecycle::default(),
-            disks: Vec::new(),
-            drives: ListNotYet::default(),
+            drives: Vec::new(),
             network_interfaces: ListNotYet::default(),
             pmem: ListNotYet::default(),
             vsock: SectionNotYet::default(),
@@ -117,6 +116,20 @@ impl Definition {
             mmds_config: SectionNotYet::default(),
             serial: SectionNotYet::default(),
         }
+    }
+}
+
+impl Definition {
+    /// The drives as the guest counts them: the root first, the others in their order.
+    pub fn drives_in_order(&self) -> impl Iterator<Item = &Drive> {
+        let (roots, others): (Vec<_>, Vec<_>) =
+            (self.drives.iter()).partition(|drive| drive.is_root_device);
+        roots.into_iter().chain(others)
+    }
+
+    /// The drive that is the root file system.
+    pub fn root_drive(&self) -> Option<&Drive> {
+        self.drives.iter().find(|drive| drive.is_root_device)
     }
 }
 

@@ -71,9 +71,24 @@ impl<'de> Visitor<'de> for SectionVisitor {
     }
 }
 
+/// A text, which must be null.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TextNotYet {
+    pub(super) used: bool,
+}
+
+impl<'de> Deserialize<'de> for TextNotYet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        Ok(Self {
+            used: text.is_some(),
+        })
+    }
+}
+
 #[cfg(feature = "schema")]
 mod schema {
-    use super::{ListNotYet, SectionNotYet};
+    use super::{ListNotYet, SectionNotYet, TextNotYet};
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
     use std::borrow::Cow;
 
@@ -98,6 +113,20 @@ mod schema {
 
         fn schema_name() -> Cow<'static, str> {
             "SectionNotYet".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({ "type": "null", "x-not-yet": true })
+        }
+    }
+
+    impl JsonSchema for TextNotYet {
+        fn inline_schema() -> bool {
+            true
+        }
+
+        fn schema_name() -> Cow<'static, str> {
+            "TextNotYet".into()
         }
 
         fn json_schema(_: &mut SchemaGenerator) -> Schema {

@@ -42,6 +42,14 @@ pub(super) fn boot_source_example() -> serde_json::Value {
     serde_json::json!({ "kernel_image_path": "/boot/vmlinuz" })
 }
 
+/// A drive without a path is refused by `validate`: with a back end's socket it would need none.
+pub(super) fn require_path(schema: &mut Schema) {
+    let required = schema.ensure_object().get_mut("required");
+    if let Some(required) = required.and_then(|keys| keys.as_array_mut()) {
+        required.push("path_on_host".into());
+    }
+}
+
 /// Adds what `validate` says of two keys of `machine-config` at once.
 pub(super) fn relate_machine_keys(schema: &mut Schema) {
     let relations = json_schema!({

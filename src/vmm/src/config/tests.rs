@@ -188,7 +188,6 @@ fn numbers_are_whole_and_in_range_and_the_error_says_which() {
 #[test]
 fn parts_that_do_not_exist_yet_are_refused_by_name() {
     for (key, value) in [
-        ("drives", json!([{ "drive_id": "rootfs" }])),
         ("network-interfaces", json!([{}])),
         ("pmem", json!([1])),
         ("vsock", json!({ "guest_cid": 3 })),
@@ -228,15 +227,15 @@ fn values_that_came_by_no_file_are_checked_too() {
     definition.machine_config.vcpu_count = 0;
     definition.machine_config.mem_size_mib = 31;
     let errors = definition.validate().unwrap_err();
-    let paths: Vec<_> = errors.iter().map(|error| error.path[1]).collect();
+    let paths: Vec<_> = errors.iter().map(|error| error.path.to_string()).collect();
     assert_eq!(
         paths,
         [
-            "kernel_image_path",
-            "initrd_path",
-            "boot_args",
-            "vcpu_count",
-            "mem_size_mib"
+            "boot-source.kernel_image_path",
+            "boot-source.initrd_path",
+            "boot-source.boot_args",
+            "machine-config.vcpu_count",
+            "machine-config.mem_size_mib"
         ]
     );
     assert_eq!(
@@ -268,4 +267,33 @@ fn names_are_read_from_the_command_line_as_from_json() {
         "linux".parse::<Entry>().unwrap_err().to_string(),
         "found `linux`, expected one of `auto`, `linux64`, `pvh`, `bzimage`"
     );
+}
+
+#[test]
+fn a_drive_of_firecracker_s_is_a_drive_here() {
+    let drives = json!([
+        { "drive_id": "data", "path_on_host": "d", "is_root_device": false, "is_read_only": null, "rate_limiter": null },
+        {
+            "drive_id": "rootfs", "path_on_host": "r", "is_root_device": true, "is_read_only": true, "cache_type": "Writeback",
+            "partuuid": "0eaa91a0-01", "io_engine": "Sync",
+            "rate_limiter": { "ops": { "size": 10, "refill_time": 100, "later": 1 }, "bandwidth": null }
+        }
+    ]);
+    let definition = read(with("drives", drives)).unwrap();
+    assert_eq!(complaints(&definition), [""; 0]);
+    let ids: Vec<_> = (definition.drives_in_order())
+        .map(|drive| drive.drive_id.as_str())
+        .collect();
+    assert_eq!(ids, ["rootfs", "data"]);
+    let [data, root] = definition.drives.as_slice() else {
+        panic!("two drives");
+    };
+    assert!(!data.is_read_only && data.cache_type == CacheType::Unsafe);
+    assert!(data.rate_limiter.is_unlimited());
+    assert_eq!(root.rate_limiter.ops.unwrap().refill_time, 100);
+    assert_eq!(
+        boot_args::root_of(root).to_string(),
+        "root=PARTUUID=0eaa91a0-01 ro"
+    );
+    assert_eq!(boot_args::root_of(data).to_string(), "root=/dev/vda rw");
 }

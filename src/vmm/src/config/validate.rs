@@ -1,19 +1,61 @@
 //! What must hold of a definition beyond its types.
 use super::fields::whole_from;
 use super::{
-    BootSource, Definition, Drive, HugePages, MAX_DRIVES, MAX_MEM_SIZE_MIB, MAX_SERIAL, MAX_VCPUS,
-    MIN_MEM_SIZE_MIB, MachineConfig, boot_args,
+    BootSource, Definition, Drive, HugePages, MAX_DRIVES, MAX_MEM_SIZE_MIB, MAX_QUEUES, MAX_SERIAL,
+    MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig, boot_args,
 };
-use std::path::Path;
+use std::{borrow::Cow, fmt, path::Path};
 
 /// A value that cannot be, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{}`: {reason}", .path.join("."))]
+#[error("`{path}`: {reason}")]
 pub struct ValueError {
-    /// The keys that lead to the value, outermost first: `["machine-config", "vcpu_count"]`.
-    pub path: &'static [&'static str],
+    /// The keys that lead to the value.
+    pub path: KeyPath,
     /// What is wrong with it.
     pub reason: Reason,
+}
+
+/// The keys that lead to a value, outermost first: `machine-config.vcpu_count`, `drives[2].drive_id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPath(Vec<Cow<'static, str>>);
+
+impl KeyPath {
+    /// The keys; of an array's element its number.
+    pub fn keys(&self) -> Vec<&str> {
+        self.0.iter().map(AsRef::as_ref).collect()
+    }
+
+    /// `key` of the drive at `index`.
+    fn in_drive(index: usize, key: &'static str) -> Self {
+        Self(vec!["drives".into(), index.to_string().into(), key.into()])
+    }
+}
+
+impl<const N: usize> From<&[&'static str; N]> for KeyPath {
+    fn from(keys: &[&'static str; N]) -> Self {
+        Self(keys.iter().map(|key| Cow::Borrowed(*key)).collect())
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&in_words(&self.keys()))
+    }
+}
+
+/// Keys as they are written in text: `drives[2].drive_id`.
+#[must_use]
+pub fn in_words(keys: &[&str]) -> String {
+    let mut text = String::new();
+    for key in keys {
+        match key.parse::<usize>() {
+            Ok(index) => text.push_str(&format!("[{index}]")),
+            Err(_) if text.is_empty() => text.push_str(key),
+            Err(_) => text.push_str(&format!(".{key}")),
+        }
+    }
+    text
 }
 
 /// What is wrong with a value. Reads well after a key's name, or a flag's, and a colon.
@@ -27,6 +69,9 @@ pub enum Reason {
         /// What would have been taken.
         expected: String,
     },
+    /// Nothing stands there.
+    #[error("missing")]
+    Missing,
     /// The key is Firecracker's, but what it asks for does not exist here.
     #[error("not supported yet")]
     NotYet,
@@ -45,7 +90,7 @@ impl Definition {
         let mut errors = Vec::new();
         check_boot_source(&self.boot_source, &mut errors);
         check_machine_config(&self.machine_config, &mut errors);
-        check_drives(&self.disks, &mut errors);
+        check_drives(&self.drives, &mut errors);
         self.check_not_yet(&mut errors);
         if errors.is_empty() {
             Ok(())
@@ -55,29 +100,32 @@ impl Definition {
     }
 
     fn check_not_yet(&self, errors: &mut Vec<ValueError>) {
-        let parts: [(&'static [&'static str], bool); 13] = [
-            (
-                &["machine-config", "track_dirty_pages"],
-                self.machine_config.track_dirty_pages,
-            ),
-            (&["drives"], self.drives.used),
-            (&["network-interfaces"], self.network_interfaces.used),
-            (&["pmem"], self.pmem.used),
-            (&["vsock"], self.vsock.used),
-            (&["balloon"], self.balloon.used),
-            (&["entropy"], self.entropy.used),
-            (&["memory-hotplug"], self.memory_hotplug.used),
-            (&["cpu-config"], self.cpu_config.used),
-            (&["logger"], self.logger.used),
-            (&["metrics"], self.metrics.used),
-            (&["mmds-config"], self.mmds_config.used),
-            (&["serial"], self.serial.used),
+        let machine = &self.machine_config;
+        if machine.track_dirty_pages {
+            errors.push(not_yet(&["machine-config", "track_dirty_pages"]));
+        }
+        let parts = [
+            ("network-interfaces", self.network_interfaces.used),
+            ("pmem", self.pmem.used),
+            ("vsock", self.vsock.used),
+            ("balloon", self.balloon.used),
+            ("entropy", self.entropy.used),
+            ("memory-hotplug", self.memory_hotplug.used),
+            ("cpu-config", self.cpu_config.used),
+            ("logger", self.logger.used),
+            ("metrics", self.metrics.used),
+            ("mmds-config", self.mmds_config.used),
+            ("serial", self.serial.used),
         ];
         let used = parts.into_iter().filter(|(_, used)| *used);
-        errors.extend(used.map(|(path, _)| ValueError {
-            path,
-            reason: Reason::NotYet,
-        }));
+        errors.extend(used.map(|(key, _)| not_yet(&[key])));
+    }
+}
+
+fn not_yet(path: impl Into<KeyPath>) -> ValueError {
+    ValueError {
+        path: path.into(),
+        reason: Reason::NotYet,
     }
 }
 
@@ -92,13 +140,13 @@ fn check_boot_source(boot: &BootSource, errors: &mut Vec<ValueError>) {
     }
     if let Err(error) = boot_args::merge(boot.boot_args.as_deref().unwrap_or_default()) {
         errors.push(ValueError {
-            path: &["boot-source", "boot_args"],
+            path: (&["boot-source", "boot_args"]).into(),
             reason: error.into(),
         });
     }
 }
 
-fn check_path(path: &'static [&'static str], value: &Path, errors: &mut Vec<ValueError>) {
+fn check_path(path: impl Into<KeyPath>, value: &Path, errors: &mut Vec<ValueError>) {
     let bytes = value.as_os_str().as_encoded_bytes();
     if bytes.is_empty() || bytes.contains(&0) {
         errors.push(unfit(
@@ -143,30 +191,72 @@ fn check_machine_config(machine: &MachineConfig, errors: &mut Vec<ValueError>) {
 }
 
 fn check_drives(drives: &[Drive], errors: &mut Vec<ValueError>) {
-    // A definition has no key for them yet.
-    let path = &["--disk"];
     if drives.len() > MAX_DRIVES {
-        let found = format!("{} disks", drives.len());
-        errors.push(unfit(path, found, format!("at most {MAX_DRIVES}")));
+        let found = format!("{} of them", drives.len());
+        errors.push(unfit(&["drives"], found, format!("at most {MAX_DRIVES}")));
     }
     for (index, drive) in drives.iter().enumerate() {
-        check_path(path, &drive.path_on_host, errors);
-        let id = &drive.drive_id;
-        if drives[..index].iter().any(|other| other.drive_id == *id) {
-            let found = format!("two disks called `{id}`");
-            errors.push(unfit(path, found, "an id for each".into()));
-        }
-        let serial = drive.serial.as_deref().unwrap_or(id);
-        if serial.len() > MAX_SERIAL || !serial.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let expected = format!("a serial number of 1 to {MAX_SERIAL} printable characters");
-            errors.push(unfit(path, format!("`{serial}`"), expected));
-        }
+        check_drive(drive, index, &drives[..index], errors);
     }
 }
 
-fn unfit(path: &'static [&'static str], found: String, expected: String) -> ValueError {
+/// Checks a drive by itself, and beside those before it.
+fn check_drive(drive: &Drive, index: usize, before: &[Drive], errors: &mut Vec<ValueError>) {
+    let at = |key| KeyPath::in_drive(index, key);
+    let id = &drive.drive_id;
+    if id.is_empty()
+        || !id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    {
+        let expected = "letters, digits and `_`".into();
+        errors.push(unfit(at("drive_id"), format!("{id:?}"), expected));
+    } else if before.iter().any(|other| other.drive_id == *id) {
+        let expected = "an id that no drive before has".into();
+        errors.push(unfit(at("drive_id"), format!("{id:?}"), expected));
+    }
+    if drive.socket.used {
+        errors.push(not_yet(at("socket")));
+    } else if drive.path_on_host.as_os_str().is_empty() {
+        errors.push(ValueError {
+            path: at("path_on_host"),
+            reason: Reason::Missing,
+        });
+    } else {
+        check_path(at("path_on_host"), &drive.path_on_host, errors);
+    }
+    if drive.is_root_device && before.iter().any(|other| other.is_root_device) {
+        let expected = "false, as a drive before is the root".into();
+        errors.push(unfit(at("is_root_device"), "true".into(), expected));
+    }
+    if let Some(id) = &drive.partuuid {
+        let fits = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        if id.is_empty() || id.len() > 36 || !id.bytes().all(fits) {
+            let expected = "a partition's identifier, such as \"0eaa91a0-01\"".into();
+            errors.push(unfit(at("partuuid"), format!("{id:?}"), expected));
+        }
+    }
+    if let Some(serial) = &drive.serial {
+        let fits = (1..=MAX_SERIAL).contains(&serial.len());
+        if !fits || !serial.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let expected = format!("1 to {MAX_SERIAL} printable characters");
+            errors.push(unfit(at("serial"), format!("{serial:?}"), expected));
+        }
+    }
+    if let Some(queues) = drive.queues
+        && !(1..=MAX_QUEUES).contains(&queues.into())
+    {
+        errors.push(unfit(
+            at("queues"),
+            queues.to_string(),
+            whole_from(1, MAX_QUEUES),
+        ));
+    }
+}
+
+fn unfit(path: impl Into<KeyPath>, found: String, expected: String) -> ValueError {
     ValueError {
-        path,
+        path: path.into(),
         reason: Reason::Unfit { found, expected },
     }
 }

@@ -55,15 +55,11 @@ fn documents() -> impl Strategy<Value = Json> {
 fn members_are_found_by_path_and_a_missing_one_by_the_nearest_above_it() {
     let text = r#" { "a": { "b": [1], "b": 2 } }"#;
     let tree = Node::parse(text).unwrap();
-    assert_eq!(
-        tree.nearest(&["a", "b"])
-            .map(|member| (member.key_at, member.node.at)),
-        Some((10, 15))
-    );
-    assert_eq!(
-        tree.nearest(&["a", "c"]).map(|member| member.key_at),
-        Some(3)
-    );
+    let places = |path: &[&str]| tree.nearest(path).map(|(key_at, node)| (key_at, node.at));
+    assert_eq!(places(&["a", "b"]), Some((10, 15)));
+    assert_eq!(places(&["a", "b", "0"]), Some((16, 16)));
+    assert_eq!(places(&["a", "b", "1"]), Some((10, 15)));
+    assert_eq!(places(&["a", "c"]), Some((3, 8)));
     assert_eq!(tree.nearest(&["c"]), None);
     assert_eq!(tree.nearest(&[]), None);
 }
