@@ -251,7 +251,7 @@ proptest! {
         let mut document = full();
         for (which, value) in changes {
             let (section, key) = which.get(&pointers);
-            if let Some(object) = object(&mut document, &section) {
+            if let Some(object) = object(&mut document, section) {
                 object.insert(key.clone(), value.get(&values).clone());
             }
         }
