@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
         "memory",
         "rate_limit",
         "metrics",
+        "notices",
         "timeline",
         "worker",
     ],
