@@ -201,7 +201,9 @@ fn sections_table(schema: &Value) -> String {
 
 fn defaults_table() -> String {
     let mut table = "| Parameter | Reason |\n|---|---|\n".to_owned();
-    for default in boot_args::DEFAULTS {
+    for default in
+        (boot_args::DEFAULTS.iter().cloned()).chain([boot_args::pci(false), boot_args::pci(true)])
+    {
         writeln!(table, "| `{default}` | {} |", default.reason).unwrap();
     }
     table

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod memory;
 pub mod metrics;
 pub mod notices;
+pub mod pci;
 pub mod rate_limit;
 pub mod sandbox;
 #[cfg(any(test, feature = "testing"))]

@@ -104,6 +104,7 @@ fn run(times: u32) -> (u64, Vec<Accesses>) {
         },
         pmu: false,
         devices: Devices::default(),
+        transport: vmm::config::Transport::default(),
     };
     let policy = Policy {
         restart: false,

@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
     &["vcpu"],
     &["arch"],
     &["boot"],
-    &["legacy"],
+    &["legacy", "pci"],
     &["virtio"],
     &["sandbox"],
     &["snapshot"],

@@ -2,7 +2,7 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use vmm::config::{
-    BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, ValueError, size,
+    BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, Transport, ValueError, size,
 };
 
 use super::disk::DiskArg;
@@ -45,6 +45,12 @@ pub struct RunArgs {
     /// in --config says otherwise.
     #[arg(long, value_name = "PATH[,OPTION…]")]
     pub disk: Vec<DiskArg>,
+
+    /// How the guest finds its devices: at addresses that ACPI tells, or on a PCI bus [default: mmio]
+    ///
+    /// With pci=off in the kernel's arguments it is mmio.
+    #[arg(long, value_name = "mmio|pci", value_parser = named::<Transport>)]
+    pub transport: Option<Transport>,
 
     /// VM definition (JSON, Firecracker's format and more); flags override it
     #[arg(long, value_name = "FILE")]
@@ -183,6 +189,7 @@ impl RunArgs {
         put(&mut machine.vcpu_count, self.cpus.as_ref());
         put(&mut machine.mem_size_mib, self.memory.as_ref());
         put(&mut machine.huge_pages, self.huge_pages.as_ref());
+        put(&mut machine.transport, self.transport.as_ref());
         machine.shared_memory |= self.shared_memory;
         self.add_disks(definition);
         put(&mut definition.lifecycle.on_reboot, self.on_reboot.as_ref());

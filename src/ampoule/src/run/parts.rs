@@ -8,7 +8,7 @@ use vmm::{
         initrd::Initrd,
         kernel::{EntryKind, Kernel, KernelCache},
     },
-    config::{Definition, Entry, HugePages, boot_args},
+    config::{Definition, Entry, HugePages, Transport, boot_args},
     kvm::Hypervisor,
     machine::Parts,
     memory::{self, Backing, GuestMemoryMmap, Pages},
@@ -68,6 +68,7 @@ pub(super) fn open(
         },
         pmu: machine.pmu,
         devices,
+        transport: definition.effective_transport(),
     })
 }
 
@@ -75,6 +76,9 @@ pub(super) fn open(
 fn command_line(definition: &Definition) -> Result<String, Failure> {
     let boot = &definition.boot_source;
     let mut defaults = boot_args::DEFAULTS.to_vec();
+    defaults.push(boot_args::pci(
+        definition.effective_transport() == Transport::Pci,
+    ));
     defaults.extend(definition.root_drive().map(boot_args::root_of));
     boot_args::merge_over(&defaults, boot.boot_args.as_deref().unwrap_or_default())
         .map_err(|error| Failure::new("--cmdline", error))

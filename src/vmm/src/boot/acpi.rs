@@ -1,7 +1,9 @@
 //! ACPI tables of a hardware-reduced machine (ACPI 6.5 §4.1): no SCI, no PM timer, no FACS, no 8259.
 //!
-//! RSDP → XSDT → FADT (reset and sleep registers; → DSDT), MADT. The DSDT describes the serial port, a power button,
-//! whose presses arrive as an interrupt of the generic event device (§5.6.9), and virtio devices over MMIO.
+//! RSDP → XSDT → FADT (reset and sleep registers; → DSDT), MADT, MCFG where there is PCI. The DSDT describes the serial port, a
+//! power button, whose presses arrive as an interrupt of the generic event device (§5.6.9), and virtio devices over MMIO or the PCI bus.
+mod pci;
+
 use acpi_tables::{
     Aml, aml,
     fadt::{FADTBuilder, Flags},
@@ -22,6 +24,15 @@ use crate::arch::x86_64::layout::{
 const OEM: [u8; 6] = *b"AMPOUL";
 const TABLE: [u8; 8] = *b"AMPOULE ";
 const REVISION: u32 = 1;
+
+/// How a guest finds its virtio devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// So many are described, one by one.
+    Mmio(u8),
+    /// A PCI bus is described, on which they are.
+    Pci,
+}
 
 /// Why the tables could not be placed.
 #[derive(Debug, Error)]
@@ -55,15 +66,15 @@ impl Writer<'_> {
     }
 }
 
-/// Writes all tables for a machine whose vCPUs have the given APIC ids, with `devices` virtio devices over MMIO; the RSDP lies
-/// at [`ACPI_TABLES`].
+/// Writes all tables for a machine whose vCPUs have the given APIC ids, and whose virtio devices are
+/// found as `devices` says; the RSDP lies at [`ACPI_TABLES`].
 ///
 /// # Errors
 /// When the tables do not fit, or the guest has no RAM there.
 pub fn write_tables(
     memory: &GuestMemoryMmap,
     apic_ids: &[u8],
-    devices: u8,
+    devices: Found,
 ) -> Result<(), AcpiError> {
     let mut writer = Writer {
         memory,
@@ -75,6 +86,9 @@ pub fn write_tables(
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if devices == Found::Pci {
+        xsdt.add_entry(writer.append(&pci::mcfg())?);
+    }
     let xsdt = writer.append(&xsdt)?;
     writer.next = ACPI_TABLES.0;
     writer.append(&Rsdp::new(OEM, xsdt))?;
@@ -115,7 +129,7 @@ fn madt(apic_ids: &[u8]) -> MADT {
     madt
 }
 
-fn dsdt(devices: u8) -> Dsdt {
+fn dsdt(devices: Found) -> Dsdt {
     let mut body = Vec::new();
     let name = |n: &str| aml::Path::new(n);
     let crs = |children| aml::Name::new(name("_CRS"), &aml::ResourceTemplate::new(children));
@@ -158,7 +172,10 @@ fn dsdt(devices: u8) -> Dsdt {
         ],
     )
     .to_aml_bytes(&mut body);
-    (0..devices).for_each(|index| virtio(index, &mut body));
+    match devices {
+        Found::Mmio(devices) => (0..devices).for_each(|index| virtio(index, &mut body)),
+        Found::Pci => pci::describe(&mut body),
+    }
     let sleep_type = aml::Package::new(vec![&power::S5_TYPE]);
     aml::Name::new(name("_S5_"), &sleep_type).to_aml_bytes(&mut body);
     Dsdt(body)
@@ -213,7 +230,8 @@ mod tests {
 
     fn tables(cpus: u8) -> Vec<u8> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        write_tables(&memory, &(0..cpus).collect::<Vec<_>>(), VIRTIO_MMIO_MAX).unwrap();
+        let devices = Found::Mmio(VIRTIO_MMIO_MAX);
+        write_tables(&memory, &(0..cpus).collect::<Vec<_>>(), devices).unwrap();
         let mut bytes = vec![0; 0x2_0000];
         memory.read_slice(&mut bytes, ACPI_TABLES).unwrap();
         bytes

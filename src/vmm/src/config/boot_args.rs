@@ -71,18 +71,34 @@ pub const DEFAULTS: &[DefaultArg] = &[
         reason: "random numbers are ready at once: RDRAND seeds the pool",
     },
     DefaultArg {
-        key: "pci",
-        value: Some(Cow::Borrowed("off")),
-        replaced_by: "",
-        reason: "spares the search for a PCI bus, which is not there: up to 16,000 exits on processors whose bridges have quirks",
-    },
-    DefaultArg {
         key: "8250.nr_uarts",
         value: Some(Cow::Borrowed("1")),
         replaced_by: "",
         reason: "spares the probes for serial ports that are not there",
     },
 ];
+
+/// The default of a machine with or without a PCI bus.
+#[must_use]
+pub fn pci(bus: bool) -> DefaultArg {
+    let (value, reason) = if bus {
+        (
+            "noearly",
+            "with a PCI bus: spares the search for faulty boards before the bus is known, up to 16,000 exits on processors whose bridges have quirks",
+        )
+    } else {
+        (
+            "off",
+            "without a PCI bus: spares the search for one, up to 16,000 exits on processors whose bridges have quirks",
+        )
+    };
+    DefaultArg {
+        key: "pci",
+        value: Some(Cow::Borrowed(value)),
+        replaced_by: if bus { value } else { "" },
+        reason,
+    }
+}
 
 /// The default of a machine whose root is `drive`, its first.
 #[must_use]
@@ -133,6 +149,16 @@ pub enum BootArgsError {
         /// Where it stands, from 0.
         at: usize,
     },
+}
+
+/// Whether a kernel with this command line looks for no PCI bus.
+#[must_use]
+pub fn turns_pci_off(line: &str) -> bool {
+    tokens(line)
+        .take_while(|token| !ends_parameters(token))
+        .filter(|token| name(token) == "pci")
+        .flat_map(values)
+        .any(|value| value == "off")
 }
 
 /// Merges the user's parameters over [`DEFAULTS`].
@@ -282,7 +308,7 @@ mod tests {
         assert_eq!(merged(" \t "), "console=ttyS0 no_timer_check");
         assert_eq!(
             merge("").unwrap(),
-            "console=ttyS0 reboot=panic_warm panic=-1 tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on pci=off 8250.nr_uarts=1"
+            "console=ttyS0 reboot=panic_warm panic=-1 tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on 8250.nr_uarts=1"
         );
     }
 
@@ -422,6 +448,22 @@ mod tests {
                     .iter()
                     .all(|other| !same_name(other.key, default.key))
             );
+        }
+    }
+
+    #[test]
+    fn pci_is_off_where_there_is_no_bus_or_the_user_says_so() {
+        let over = |bus, user| merge_over(&[pci(bus)], user).unwrap();
+        assert_eq!(over(false, "quiet"), "pci=off quiet");
+        assert_eq!(over(true, "quiet"), "pci=noearly quiet");
+        assert_eq!(over(false, "pci=conf1"), "pci=conf1");
+        // The kernel adds these up.
+        assert_eq!(over(true, "pci=nomsi"), "pci=noearly pci=nomsi");
+        for off in ["pci=off", "pci=nomsi,off quiet", "\"pci=off\""] {
+            assert!(turns_pci_off(off), "{off}");
+        }
+        for on in ["", "pci=conf1", "xpci=off", "-- pci=off", "pci=nooff"] {
+            assert!(!turns_pci_off(on), "{on}");
         }
     }
 

@@ -53,6 +53,10 @@ pub struct MachineConfig {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(extend("x-ours" = true)))]
     pub pmu: bool,
+    /// How the guest finds its devices. With `pci=off` in `boot_args`, and without devices, there is no PCI bus.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(extend("x-flag" = "--transport", "x-ours" = true)))]
+    pub transport: Transport,
 }
 
 impl Default for MachineConfig {
@@ -67,6 +71,7 @@ impl Default for MachineConfig {
             huge_pages: HugePages::None,
             shared_memory: false,
             pmu: false,
+            transport: Transport::Mmio,
         }
     }
 }
@@ -81,6 +86,17 @@ string_enum! {
         Transparent = "Transparent",
         /// Pages of 2 MiB, from the host's reserve.
         Huge2M = "2M",
+    }
+}
+
+string_enum! {
+    /// How a guest finds its devices.
+    Transport {
+        /// At fixed addresses, which ACPI tells.
+        #[default]
+        Mmio = "mmio",
+        /// On a PCI bus.
+        Pci = "pci",
     }
 }
 

@@ -23,7 +23,7 @@ pub use drive::{CacheType, Drive, IoEngine, MAX_DRIVES, MAX_QUEUES, MAX_SERIAL};
 pub use fields::{UnknownName, object};
 pub use lifecycle::{Lifecycle, OnReboot};
 pub use machine_config::{
-    CpuTemplate, HugePages, MAX_MEM_SIZE_MIB, MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig,
+    CpuTemplate, HugePages, MAX_MEM_SIZE_MIB, MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig, Transport,
 };
 pub use rate_limiter::{RateLimiter, TokenBucket};
 #[cfg(feature = "schema")]
@@ -96,6 +96,18 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// How the guest finds its devices, as far as there is a bus to look for them on: not on PCI when there are none, nor when the
+    /// kernel is told not to look there.
+    #[must_use]
+    pub fn effective_transport(&self) -> Transport {
+        let boot_args = self.boot_source.boot_args.as_deref().unwrap_or_default();
+        if self.drives.is_empty() || boot_args::turns_pci_off(boot_args) {
+            Transport::Mmio
+        } else {
+            self.machine_config.transport
+        }
+    }
+
     /// A definition that boots `boot_source` with everything else at its default.
     #[must_use]
     pub fn new(boot_source: BootSource) -> Self {

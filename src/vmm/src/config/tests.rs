@@ -54,7 +54,7 @@ fn every_key_is_read_into_its_field() {
         "boot-source": { "kernel_image_path": "k", "boot_args": "quiet", "initrd_path": "i", "entry": "pvh" },
         "machine-config": {
             "vcpu_count": 4, "mem_size_mib": 1024, "smt": true, "cpu_template": "None", "track_dirty_pages": false,
-            "huge_pages": "2M", "shared_memory": true, "pmu": true
+            "huge_pages": "2M", "shared_memory": true, "pmu": true, "transport": "pci"
         },
         "lifecycle": { "on_reboot": "restart", "stop_timeout_s": 3 },
         "drives": [], "network-interfaces": [], "pmem": [],
@@ -75,6 +75,7 @@ fn every_key_is_read_into_its_field() {
         huge_pages: HugePages::Huge2M,
         shared_memory: true,
         pmu: true,
+        transport: Transport::Pci,
     };
     assert_eq!(definition.machine_config, machine);
     assert_eq!(
@@ -119,6 +120,7 @@ fn fields_with_a_default_and_arrays_may_not_be_null() {
         "huge_pages",
         "shared_memory",
         "pmu",
+        "transport",
         "vcpu_count",
         "mem_size_mib",
     ] {

@@ -14,7 +14,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-pub use vm::{Reserved, Vm};
+pub use vm::{Place, Reserved, Ring, Vm};
 
 /// Why KVM cannot be used, or refused something.
 #[derive(Debug, Error)]

@@ -1,5 +1,5 @@
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi, kvm_userspace_memory_region};
-use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -14,6 +14,33 @@ pub struct Reserved {
     pub vmx_identity_map: u32,
     /// Pins of the I/O APIC that user space has.
     pub ioapic_pins: u8,
+}
+
+/// Where a guest writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// At this guest physical address.
+    Memory(u64),
+    /// At this I/O port.
+    Port(u16),
+}
+
+impl From<Place> for IoEventAddress {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Memory(address) => Self::Mmio(address),
+            Place::Port(port) => Self::Pio(port.into()),
+        }
+    }
+}
+
+/// What a guest writes to ring a bell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ring {
+    /// Where.
+    pub place: Place,
+    /// These 32 bits; anything, of any width, if none.
+    pub value: Option<u32>,
 }
 
 /// A VM: guest RAM and local APICs, to which vCPUs are added.
@@ -78,39 +105,41 @@ impl Vm {
             .map_err(KvmError::call("deliver an interrupt"))
     }
 
-    /// Keeps writes of up to `size` bytes at guest physical `address` in the ring that all vCPUs share.
+    /// Keeps writes of up to `size` bytes at `place` in the ring that all vCPUs share. Kernels before 4.20 take a port for
+    /// a guest physical address below 64 KiB, where there is RAM: then nothing comes of it.
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn coalesce_writes(&self, address: u64, size: u32) -> Result<(), KvmError> {
+    pub fn coalesce_writes(&self, place: Place, size: u32) -> Result<(), KvmError> {
         self.fd
-            .register_coalesced_mmio(IoEventAddress::Mmio(address), size)
+            .register_coalesced_mmio(place.into(), size)
             .map_err(KvmError::call("coalesce writes"))
     }
 
-    /// From now on, a guest's writing the 32 bits `value` to `address` rings `bell`, and is no exit.
+    /// From now on, the guest's write `ring` rings `bell`, and is no exit.
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn connect_bell(&self, address: u64, value: u32, bell: &EventFd) -> Result<(), KvmError> {
-        self.fd
-            .register_ioevent(bell, &IoEventAddress::Mmio(address), value)
-            .map_err(KvmError::call("connect a doorbell"))
+    pub fn connect_bell(&self, ring: Ring, bell: &EventFd) -> Result<(), KvmError> {
+        let place = ring.place.into();
+        match ring.value {
+            Some(value) => self.fd.register_ioevent(bell, &place, value),
+            None => self.fd.register_ioevent(bell, &place, NoDatamatch),
+        }
+        .map_err(KvmError::call("connect a doorbell"))
     }
 
     /// Undoes [`connect_bell`](Self::connect_bell).
     ///
     /// # Errors
     /// When it was not connected.
-    pub fn disconnect_bell(
-        &self,
-        address: u64,
-        value: u32,
-        bell: &EventFd,
-    ) -> Result<(), KvmError> {
-        self.fd
-            .unregister_ioevent(bell, &IoEventAddress::Mmio(address), value)
-            .map_err(KvmError::call("disconnect a doorbell"))
+    pub fn disconnect_bell(&self, ring: Ring, bell: &EventFd) -> Result<(), KvmError> {
+        let place = ring.place.into();
+        match ring.value {
+            Some(value) => self.fd.unregister_ioevent(bell, &place, value),
+            None => self.fd.unregister_ioevent(bell, &place, NoDatamatch),
+        }
+        .map_err(KvmError::call("disconnect a doorbell"))
     }
 
     /// Adds vCPU number `index`.

@@ -8,10 +8,11 @@ use crate::{
         layout::{self, gsi},
         msr, regs, setup,
     },
-    boot::acpi,
+    boot::acpi::{self, Found},
     bus::Bus,
+    config::Transport,
     irq::Line,
-    kvm::{Reserved, Vm},
+    kvm::{Place, Reserved, Vm},
     legacy::{
         i8042::ResetOnly,
         ioapic::{self, Ioapic},
@@ -20,9 +21,14 @@ use crate::{
         serial::{SerialPort, Wire},
     },
     metrics::Counter,
+    pci,
     timeline::{Phase, Timeline},
-    vcpu::{Surroundings, Vcpu, coalesced::Coalesced, gate::Gate},
-    virtio::transport::mmio::Mmio,
+    vcpu::{
+        Surroundings, Vcpu,
+        coalesced::{Coalesced, Selector},
+        gate::Gate,
+    },
+    virtio::transport::{SharedDevice, mmio::Mmio, pci::Pci},
 };
 
 /// What exists from one power-on to the next reset: the VM, its devices, its vCPUs.
@@ -42,9 +48,12 @@ impl Board {
         wire: &Arc<Wire>,
         timeline: &Arc<Timeline>,
     ) -> Result<Self, MachineError> {
-        let devices = u8::try_from(parts.devices.0.len()).expect("at most 64 devices");
-        let pins = gsi::ioapic(devices);
-        load(parts, devices)?;
+        let found = found(parts);
+        let pins = gsi::ioapic(match found {
+            Found::Mmio(devices) => devices,
+            Found::Pci => 0,
+        });
+        load(parts, found)?;
         timeline.mark(Phase::KernelLoaded);
         let vm = Arc::new(Vm::create(
             &parts.hypervisor,
@@ -63,11 +72,17 @@ impl Board {
             Line::new(ioapic.clone(), gsi::COM1),
             wire.clone(),
         ));
+        let mut ports = ports(&serial)?;
+        let mut mmio = mmio(&ioapic)?;
+        match found {
+            Found::Mmio(_) => put_on_mmio(parts, &ioapic, &vm, &mut mmio)?,
+            Found::Pci => put_on_pci(parts, &vm, &mut ports, &mut mmio)?,
+        }
         let around = Arc::new(Surroundings {
             memory: parts.memory.clone(),
-            ports: ports(&serial)?,
-            mmio: mmio(parts, &ioapic, &vm)?,
-            coalesced: Coalesced::new(vm, layout::IOAPIC.0, ioapic::SELECT_BYTES),
+            ports,
+            mmio,
+            coalesced: coalesced(found, vm),
             other_exits: Counter::default(),
             exits_to_user_space: OnceLock::new(),
             timeline: timeline.clone(),
@@ -88,8 +103,28 @@ impl Board {
     }
 }
 
+/// How the guest finds its devices. For none there is no bus either.
+fn found(parts: &Parts) -> Found {
+    let devices = u8::try_from(parts.devices.0.len()).expect("at most 64 devices");
+    match parts.transport {
+        Transport::Pci if devices > 0 => Found::Pci,
+        _ => Found::Mmio(devices),
+    }
+}
+
+/// The registers whose writes KVM keeps: those that only select another one.
+fn coalesced(found: Found, vm: Arc<Vm>) -> Coalesced {
+    let memory = Selector::new(Place::Memory(layout::IOAPIC.0), ioapic::SELECT_BYTES);
+    let ports = (found == Found::Pci).then(|| {
+        let ports = layout::PCI_CONFIG_PORTS;
+        let first = u16::try_from(ports.start).expect("ports have 16 bits");
+        (Selector::new(Place::Port(first), pci::SELECT_BYTES), ports)
+    });
+    Coalesced::new(vm, memory, ports)
+}
+
 /// Puts kernel, initrd, tables and boot structures into guest memory.
-fn load(parts: &Parts, devices: u8) -> Result<(), MachineError> {
+fn load(parts: &Parts, found: Found) -> Result<(), MachineError> {
     let memory = &parts.memory;
     let loaded = parts.kernel.load(memory)?;
     let initrd = match &parts.initrd {
@@ -105,7 +140,7 @@ fn load(parts: &Parts, devices: u8) -> Result<(), MachineError> {
     boot_params::write(memory, &handover, &parts.command_line)?;
     regs::write_tables(memory, parts.entry)?;
     let apic_ids: Vec<u8> = (0..parts.topology.cpus).collect();
-    acpi::write_tables(memory, &apic_ids, devices)?;
+    acpi::write_tables(memory, &apic_ids, found)?;
     Ok(())
 }
 
@@ -151,10 +186,19 @@ fn ports(serial: &Arc<SerialPort>) -> Result<Bus, MachineError> {
     Ok(ports)
 }
 
-fn mmio(parts: &Parts, ioapic: &Arc<Ioapic>, vm: &Arc<Vm>) -> Result<Bus, MachineError> {
+fn mmio(ioapic: &Arc<Ioapic>) -> Result<Bus, MachineError> {
     let mut mmio = Bus::default();
     let start = layout::IOAPIC.0;
     mmio.insert("ioapic", start..start + layout::IOAPIC_SIZE, ioapic.clone())?;
+    Ok(mmio)
+}
+
+fn put_on_mmio(
+    parts: &Parts,
+    ioapic: &Arc<Ioapic>,
+    vm: &Arc<Vm>,
+    mmio: &mut Bus,
+) -> Result<(), MachineError> {
     for ((index, device), gsi) in (0..).zip(&parts.devices.0).zip(gsi::VIRTIO..) {
         let address = layout::VIRTIO_MMIO.0 + index * layout::VIRTIO_MMIO_STRIDE;
         let line = Line::new(ioapic.clone(), gsi);
@@ -167,5 +211,37 @@ fn mmio(parts: &Parts, ioapic: &Arc<Ioapic>, vm: &Arc<Vm>) -> Result<Bus, Machin
         );
         mmio.insert("virtio", registers.range(), Arc::new(registers))?;
     }
-    Ok(mmio)
+    Ok(())
+}
+
+fn put_on_pci(
+    parts: &Parts,
+    vm: &Arc<Vm>,
+    ports: &mut Bus,
+    mmio: &mut Bus,
+) -> Result<(), MachineError> {
+    let devices = &parts.devices.0;
+    let function = |(index, device): (usize, &SharedDevice)| -> Arc<dyn pci::Function> {
+        Arc::new(Pci::new(
+            (index, devices.len()),
+            device.clone(),
+            parts.memory.clone(),
+            vm.clone(),
+            vm.clone(),
+        ))
+    };
+    let host = Arc::new(pci::Host::new(
+        devices.iter().enumerate().map(function).collect(),
+    ));
+    let window = |space| Arc::new(pci::Window(host.clone(), space));
+    let (port, memory) = (pci::Space::Ports, pci::Space::Memory);
+    ports.insert(
+        "pci-config",
+        layout::PCI_CONFIG_PORTS,
+        Arc::new(pci::ConfigPorts(host.clone())),
+    )?;
+    ports.insert("pci-ports", port.window(), window(port))?;
+    mmio.insert("pci-memory", memory.window(), window(memory))?;
+    mmio.insert("pci-ecam", layout::PCI_ECAM, Arc::new(pci::Ecam(host)))?;
+    Ok(())
 }

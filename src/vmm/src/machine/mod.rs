@@ -30,7 +30,7 @@ use crate::{
         initrd::{Initrd, InitrdError},
         kernel::{Entry, Kernel, KernelError},
     },
-    config::{self, boot_args},
+    config::{self, Transport, boot_args},
     kvm::{Hypervisor, KvmError},
     legacy::serial::Wire,
     sandbox::{self, Filter, PathsGone, Role, SandboxError},
@@ -86,6 +86,8 @@ pub struct Parts {
     pub pmu: bool,
     /// Its virtio devices, at most [`VIRTIO_MMIO_MAX`], without threads.
     pub devices: Devices,
+    /// How the guest finds them.
+    pub transport: Transport,
 }
 
 /// How a machine behaves towards its guest's end.

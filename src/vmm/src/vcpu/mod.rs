@@ -28,7 +28,7 @@ pub struct Surroundings {
     pub ports: Bus,
     /// Guest physical addresses that are not RAM.
     pub mmio: Bus,
-    /// The one register among them whose writes make no exits of their own.
+    /// The registers among them whose writes make no exits of their own.
     pub coalesced: Coalesced,
     /// Counts exits that are no access to a bus.
     pub other_exits: Counter,
@@ -121,14 +121,16 @@ impl Vcpu {
             Ok(VcpuExit::IoOut(port, data)) => {
                 let data: *const [u8] = data;
                 let unit = self.io_unit();
+                (around.coalesced).settle_port(port, &mut self.fd, &around.ports, &around.mmio);
                 // SAFETY: KVM placed the data in the pages it shares with this vCPU, beyond `kvm_run` itself, which is
-                // all that `io_unit` borrows. Only KVM_RUN on this thread changes them.
+                // all that `io_unit` borrows; `settle_port` reads another page. Only KVM_RUN on this thread changes them.
                 let data = unsafe { &*data };
                 Ok(write_ports(&around.ports, port, data, unit))
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 let data: *mut [u8] = data;
                 let unit = self.io_unit();
+                (around.coalesced).settle_port(port, &mut self.fd, &around.ports, &around.mmio);
                 // SAFETY: as above; and this is the only reference to it.
                 let data = unsafe { &mut *data };
                 data.chunks_mut(unit)
@@ -137,14 +139,14 @@ impl Vcpu {
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
                 let data: *mut [u8] = data;
-                around.coalesced.settle(&mut self.fd, &around.mmio);
-                // SAFETY: as above; `settle` reads another page that KVM shares.
+                (around.coalesced).settle_memory(&mut self.fd, &around.ports, &around.mmio);
+                // SAFETY: as above; `settle_memory` reads another page that KVM shares.
                 around.mmio.read(address, unsafe { &mut *data });
                 Ok(Outcome::Nothing)
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 let data: *const [u8] = data;
-                around.coalesced.settle(&mut self.fd, &around.mmio);
+                (around.coalesced).settle_memory(&mut self.fd, &around.ports, &around.mmio);
                 // SAFETY: as above.
                 let written = around.mmio.write(address, unsafe { &*data });
                 Ok(written.unwrap_or(Outcome::Nothing))

@@ -10,7 +10,7 @@ use std::{io, sync::Arc};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use config_space::ConfigSpace;
-pub use interrupt::Interrupt;
+pub use interrupt::{Interrupt, Signal};
 
 use self::queue::Queue;
 

@@ -7,9 +7,11 @@
 //! 0x0000_9000  boot page tables    0x0002_0000  command line
 //! 0x0009_fc00  reserved: ACPI tables at 0xe_0000
 //! 0x0010_0000  kernel, then RAM up to the hole; the initrd ends below it
-//! 0xc000_0000  hole: virtio-mmio, IOAPIC, local APICs, the TSS that VMX wants
+//! 0xc000_0000  hole: virtio-mmio, PCI, IOAPIC, local APICs, the TSS that VMX wants
 //! 0x1_0000_0000 RAM beyond 3 GiB
 //! ```
+use std::ops::Range;
+
 use vm_memory::GuestAddress;
 
 /// Bytes in a mebibyte.
@@ -53,6 +55,14 @@ pub const VIRTIO_MMIO_WINDOW: u32 = 0x200;
 pub const VIRTIO_MMIO_STRIDE: u64 = 0x1000;
 /// Most of them: each has a pin of the I/O APIC.
 pub const VIRTIO_MMIO_MAX: u8 = 64;
+/// Guest physical addresses for functions of the PCI bus.
+pub const PCI_MEMORY: Range<u64> = 0xe000_0000..0xf000_0000;
+/// Of these, bytes for each function: the `n`th virtio device has the `n`th piece at first.
+pub const PCI_MEMORY_STRIDE: u32 = 0x4000;
+/// The configuration spaces of the functions of PCI bus 0, a page each (PCI Express's ECAM).
+pub const PCI_ECAM: Range<u64> = 0xf000_0000..0xf010_0000;
+/// Bytes from one of these configuration spaces to the next.
+pub const PCI_ECAM_STRIDE: u64 = 0x1000;
 /// The I/O APIC's registers.
 pub const IOAPIC: GuestAddress = GuestAddress(0xfec0_0000);
 /// Bytes of the I/O APIC's register window.
@@ -90,6 +100,12 @@ pub const COM1_PORTS: u16 = 8;
 pub const I8042_PORT: u16 = 0x60;
 /// From the data port to the command port, both included.
 pub const I8042_PORTS: u16 = 5;
+/// PCI's configuration by ports: a register that selects another, and that other.
+pub const PCI_CONFIG_PORTS: Range<u64> = 0xcf8..0xd00;
+/// I/O ports for functions of the PCI bus.
+pub const PCI_PORTS: Range<u64> = 0x1000..0x5000;
+/// Of these, ports for each function: the `n`th virtio device has the `n`th piece at first.
+pub const PCI_PORTS_STRIDE: u32 = 0x100;
 /// POST code port: init writes 0x41 here to say that user space runs.
 pub const MARKER_PORT: u16 = 0x80;
 
@@ -97,7 +113,7 @@ pub const MARKER_PORT: u16 = 0x80;
 ///
 /// They do not begin with 0, which Linux's ACPI takes for no interrupt at all.
 pub mod gsi {
-    use std::ops::Range;
+    use super::Range;
 
     /// First serial port, where a PC has it.
     pub const COM1: u8 = 4;

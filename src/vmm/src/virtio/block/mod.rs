@@ -141,9 +141,10 @@ impl Device for Block {
 
     fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
         self.set_interrupt(Some(interrupt.clone()));
-        for (worker, queue) in self.workers.iter().zip(queues) {
+        for ((worker, queue), index) in self.workers.iter().zip(queues).zip(0..) {
             if let Some(queue) = queue {
                 worker.desk().start(Job {
+                    index,
                     queue,
                     interrupt: interrupt.clone(),
                 });

@@ -29,6 +29,8 @@ const STACK: usize = 128 << 10;
 
 /// A queue in use, and how its driver is told.
 pub(super) struct Job {
+    /// Which of the device's it is.
+    pub(super) index: u16,
     pub(super) queue: Queue,
     pub(super) interrupt: Interrupt,
 }
@@ -287,7 +289,7 @@ impl Bench {
             && job.queue.wants_interrupt()?
         {
             self.common.counters.interrupts.count();
-            job.interrupt.used_buffers();
+            job.interrupt.used_buffers(job.index);
         }
         Ok(())
     }

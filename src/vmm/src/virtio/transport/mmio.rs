@@ -7,12 +7,13 @@ use std::{
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Doorbells, Negotiation, SharedDevice, Step};
+use super::{Doorbells, Negotiation, SharedDevice, Step, set_high, set_low};
 use crate::{
     arch::x86_64::layout,
     bus::{Outcome, Registers},
     irq::Line,
-    virtio::{Device, Interrupt, queue::Setup},
+    kvm::{Place, Ring},
+    virtio::{Interrupt, queue::Setup},
 };
 
 /// Offsets (§4.2.2).
@@ -118,16 +119,14 @@ impl Mmio {
             register::STATUS => state.negotiation.status(),
             // There is none (§4.2.2): its length and base read as all ones.
             offset if register::SHARED_MEMORY.contains(&offset) => u32::MAX,
-            register::GENERATION => {
-                (state.negotiation).with_device(|device| device.config().generation())
-            }
+            register::GENERATION => state.negotiation.generation(),
             _ => 0,
         }
     }
 
     fn write_register(&self, offset: u64, value: u32) {
         if offset == register::INTERRUPT_ACK {
-            self.interrupt.acknowledge(value);
+            let _ = self.interrupt.acknowledge(value);
             return;
         }
         let mut state = self.lock();
@@ -137,7 +136,10 @@ impl Mmio {
             register::DRIVER_FEATURES => state.negotiation.accept(state.driver_half, value),
             register::DRIVER_FEATURES_SELECT => state.driver_half = value,
             register::QUEUE_SELECT => state.queue = value,
-            register::QUEUE_NOTIFY => state.ring(value),
+            register::QUEUE_NOTIFY => {
+                let queue = usize::try_from(value).unwrap_or(usize::MAX);
+                state.negotiation.ring(queue);
+            }
             register::STATUS => self.step(state, value),
             _ => state
                 .negotiation
@@ -149,63 +151,43 @@ impl Mmio {
         match state.negotiation.set_status(value) {
             Step::None => {}
             Step::Activated => {
-                let queues = state
-                    .negotiation
-                    .with_device(|device| device.queue_sizes().len());
-                state.connected = self.each_bell(state, 0..queues, |address, value, bell| {
-                    self.doorbells.connect(address, value, bell)
+                let queues = state.negotiation.queues();
+                state.connected = self.each_bell(state, 0..queues, |ring, bell| {
+                    self.doorbells.connect(ring, bell)
                 });
             }
             Step::Reset => {
                 let connected = std::mem::take(&mut state.connected);
                 let connected = (0..).zip(connected).filter_map(|(at, is)| is.then_some(at));
-                self.each_bell(state, connected, |address, value, bell| {
-                    self.doorbells.disconnect(address, value, bell);
+                self.each_bell(state, connected, |ring, bell| {
+                    self.doorbells.disconnect(ring, bell);
                     true
                 });
             }
         }
     }
 
-    /// Calls `each` with where, and with which value, the driver rings the bell of each of `queues`.
+    /// Calls `each` with how the driver rings the bell of each of `queues`.
     fn each_bell(
         &self,
         state: &State,
         queues: impl Iterator<Item = usize>,
-        each: impl Fn(u64, u32, &EventFd) -> bool,
+        each: impl Fn(Ring, &EventFd) -> bool,
     ) -> Vec<bool> {
-        let address = self.address + register::QUEUE_NOTIFY;
+        let place = Place::Memory(self.address + register::QUEUE_NOTIFY);
         state.negotiation.with_device(|device| {
             queues
                 .map(
                     |index| match (u32::try_from(index), device.doorbell(index)) {
-                        (Ok(value), Some(bell)) => each(address, value, bell),
+                        (Ok(value), Some(bell)) => {
+                            let value = Some(value);
+                            each(Ring { place, value }, bell)
+                        }
                         _ => false,
                     },
                 )
                 .collect()
         })
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let state = self.lock();
-        let read = |device: &mut dyn Device| device.config().read(offset, data);
-        state.negotiation.with_device(read);
-    }
-}
-
-impl State {
-    /// A ring that was an exit: nobody has connected the bell, or the driver rings for a queue that is not there.
-    fn ring(&mut self, index: u32) {
-        self.negotiation.with_device(|device| {
-            let bell = usize::try_from(index)
-                .ok()
-                .and_then(|index| device.doorbell(index));
-            if let Some(bell) = bell {
-                // It fails only when the count is full, and then its thread is awake.
-                let _ = bell.write(1);
-            }
-        });
     }
 }
 
@@ -230,19 +212,11 @@ fn set_up(queue: &mut Setup, offset: u64, value: u32) {
     }
 }
 
-fn set_low(address: &mut u64, value: u32) {
-    *address = (*address & !0xffff_ffff) | u64::from(value);
-}
-
-fn set_high(address: &mut u64, value: u32) {
-    *address = (*address & 0xffff_ffff) | (u64::from(value) << 32);
-}
-
 impl Registers for Mmio {
     /// Registers are read as 32 bits (§4.2.2.2), the configuration space in any way.
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(offset) = offset.checked_sub(register::CONFIG) {
-            self.read_config(offset, data);
+            self.lock().negotiation.read_config(offset, data);
         } else if let Ok(data) = <&mut [u8; 4]>::try_from(data) {
             *data = self.read_register(offset).to_le_bytes();
         }

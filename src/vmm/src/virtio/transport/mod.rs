@@ -1,5 +1,6 @@
 //! How a driver finds and starts a device (virtio 1.3 §2.1, §3.1): one state machine, under the registers of each transport.
 pub mod mmio;
+pub mod pci;
 #[cfg(test)]
 mod tests;
 
@@ -9,7 +10,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Device, Interrupt, feature, queue::Setup};
-use crate::kvm::Vm;
+use crate::kvm::{Ring, Vm};
 
 /// A device, which outlives the machine's resets and each of its transports.
 pub type SharedDevice = Arc<Mutex<dyn Device>>;
@@ -32,20 +33,20 @@ pub mod status {
 
 /// Lets a guest's write wake a thread without an exit to user space.
 pub trait Doorbells: Send + Sync {
-    /// From now on, writing the 32 bits `value` to `address` rings `bell`, and is no exit. Where that cannot be had, it stays one.
-    fn connect(&self, address: u64, value: u32, bell: &EventFd) -> bool;
+    /// From now on, `ring` rings `bell`, and is no exit. Where that cannot be had, it stays one.
+    fn connect(&self, ring: Ring, bell: &EventFd) -> bool;
     /// Undoes it.
-    fn disconnect(&self, address: u64, value: u32, bell: &EventFd);
+    fn disconnect(&self, ring: Ring, bell: &EventFd);
 }
 
 impl Doorbells for Vm {
-    fn connect(&self, address: u64, value: u32, bell: &EventFd) -> bool {
-        self.connect_bell(address, value, bell).is_ok()
+    fn connect(&self, ring: Ring, bell: &EventFd) -> bool {
+        self.connect_bell(ring, bell).is_ok()
     }
 
-    fn disconnect(&self, address: u64, value: u32, bell: &EventFd) {
+    fn disconnect(&self, ring: Ring, bell: &EventFd) {
         // What is not connected need not be.
-        let _ = self.disconnect_bell(address, value, bell);
+        let _ = self.disconnect_bell(ring, bell);
     }
 }
 
@@ -105,6 +106,15 @@ impl Negotiation {
         }
     }
 
+    /// Half of the features that the driver took.
+    pub(super) fn accepted(&self, half: u32) -> u32 {
+        match half {
+            0 => low(self.accepted),
+            1 => low(self.accepted >> 32),
+            _ => 0,
+        }
+    }
+
     /// The driver takes features, as long as it may.
     pub(super) fn accept(&mut self, half: u32, bits: u32) {
         if self.status & (status::DRIVER | status::FEATURES_OK) != status::DRIVER {
@@ -116,6 +126,30 @@ impl Negotiation {
             1 => self.accepted = (self.accepted & 0xffff_ffff) | (bits << 32),
             _ => self.astray |= bits != 0,
         }
+    }
+
+    pub(super) fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Fills `data` from `offset` of the configuration space on; beyond its end is zero.
+    pub(super) fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.with_device(|device| device.config().read(offset, data));
+    }
+
+    /// By which a driver sees that two reads of the configuration space were of the same contents.
+    pub(super) fn generation(&self) -> u32 {
+        self.with_device(|device| device.config().generation())
+    }
+
+    /// A ring that was an exit: nobody has connected the bell, or the driver rings for a queue that is not there.
+    pub(super) fn ring(&self, index: usize) {
+        self.with_device(|device| {
+            if let Some(bell) = device.doorbell(index) {
+                // It fails only when the count is full, and then its thread is awake.
+                let _ = bell.write(1);
+            }
+        });
     }
 
     pub(super) fn queue(&self, index: u32) -> Option<&Setup> {
@@ -200,6 +234,14 @@ impl Negotiation {
         }
         Step::Reset
     }
+}
+
+fn set_low(address: &mut u64, value: u32) {
+    *address = (*address & !0xffff_ffff) | u64::from(value);
+}
+
+fn set_high(address: &mut u64, value: u32) {
+    *address = (*address & 0xffff_ffff) | (u64::from(value) << 32);
 }
 
 fn low(bits: u64) -> u32 {

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{Doorbells, SharedDevice, mmio::Mmio, status};
 use crate::{
     bus::Registers,
+    kvm::{Place, Ring},
     testing::virtqueue::{DriverQueue, Edges},
     virtio::{ConfigSpace, Confine, Device, Interrupt, feature, queue::Queue},
 };
@@ -50,20 +51,17 @@ impl Device for Notes {
     fn resume(&mut self) {}
 }
 
-/// The bells that are connected: address and value.
+/// The bells that are connected.
 #[derive(Default)]
-struct Connected(Mutex<Vec<(u64, u32)>>);
+struct Connected(Mutex<Vec<Ring>>);
 
 impl Doorbells for Connected {
-    fn connect(&self, address: u64, value: u32, _: &EventFd) -> bool {
-        self.0.lock().unwrap().push((address, value));
+    fn connect(&self, ring: Ring, _: &EventFd) -> bool {
+        self.0.lock().unwrap().push(ring);
         true
     }
-    fn disconnect(&self, address: u64, value: u32, _: &EventFd) {
-        self.0
-            .lock()
-            .unwrap()
-            .retain(|bell| *bell != (address, value));
+    fn disconnect(&self, ring: Ring, _: &EventFd) {
+        self.0.lock().unwrap().retain(|bell| *bell != ring);
     }
 }
 
@@ -167,7 +165,11 @@ fn a_driver_finds_a_device_and_starts_it() {
     assert_eq!(bench.start(), READY);
     assert_eq!(bench.active(), Some(vec![true, false]));
     let bells = bench.bells.0.lock().unwrap().clone();
-    assert_eq!(bells, [(ADDRESS + 0x50, 0), (ADDRESS + 0x50, 1)]);
+    let ring = |value| Ring {
+        place: Place::Memory(ADDRESS + 0x50),
+        value: Some(value),
+    };
+    assert_eq!(bells, [ring(0), ring(1)]);
 }
 
 #[test]
@@ -254,10 +256,10 @@ fn an_interrupt_has_a_reason_until_the_driver_has_heard_it() {
     let bench = Bench::new();
     let (edges, line) = Edges::line();
     let interrupt = Interrupt::new(line);
-    interrupt.used_buffers();
+    interrupt.used_buffers(0);
     assert_eq!((interrupt.reasons(), edges.count()), (1, 1));
     interrupt.needs_reset();
-    interrupt.acknowledge(1);
+    assert_eq!(interrupt.acknowledge(1), 3);
     assert_eq!(interrupt.reasons(), Interrupt::CONFIGURATION);
     assert_eq!(bench.read(0x60), 0);
 }
