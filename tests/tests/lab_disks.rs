@@ -35,6 +35,15 @@ fn with_disks(options: &[String]) -> Linux {
     guest.with_more(&flags.join(" "))
 }
 
+/// Some tests put the disks on a PCI bus, where the kernel has drivers for one: the own kernel has none.
+fn on_a_bus(guest: Linux) -> Linux {
+    if Image::Given.path() == Image::Cloud.path() {
+        guest.with("--transport pci")
+    } else {
+        guest
+    }
+}
+
 #[test]
 fn a_guest_reads_its_disk_and_what_it_writes_is_kept() {
     let disk = image(8 * MIB);
@@ -111,7 +120,9 @@ fn an_image_that_is_cut_short_under_a_guest_is_an_error_there() {
 fn a_disk_outlives_a_reboot_in_place() {
     let disk = image(MIB);
     let path = disk.path().display().to_string();
-    let mut guest = with_disks(&[path]).with("--on-reboot restart").start();
+    let mut guest = on_a_bus(with_disks(&[path]))
+        .with("--on-reboot restart")
+        .start();
     guest.wait_for("user space");
     guest.wait_for("# ");
     guest.type_line("echo before | dd of=/dev/vda conv=notrunc; sync; reboot -f");
@@ -136,7 +147,7 @@ fn a_file_system_survives_its_guest() {
     let path = disk.path().display().to_string();
     let make = Command::new("mkfs.ext4").args(["-q", &path]).status();
     assert!(make.is_ok_and(|status| status.success()));
-    with_disks(std::slice::from_ref(&path))
+    on_a_bus(with_disks(std::slice::from_ref(&path)))
         .script(
             "mkdir /m; mount -t ext4 /dev/vda /m && cd /m
 for i in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom of=f$i bs=64k count=8 2>/dev/null; done
@@ -182,8 +193,7 @@ fn drives_of_a_definition_are_cached_as_they_say() {
         drive(2, r#", "cache_type": "None""#),
         drive(3, r#", "cache_type": "Writeback", "is_read_only": true"#),
     ]);
-    let report = linux()
-        .initrd(Image::DriversInitrd)
+    let report = on_a_bus(linux().initrd(Image::DriversInitrd))
         .with(&format!("--config {}", file.path().display()))
         .script(
             "cat /proc/cmdline
@@ -235,7 +245,7 @@ set -- $(cat /proc/uptime); echo took=$((${1%.*} - a))",
 #[test]
 fn a_driver_may_leave_in_the_middle_of_its_work_and_come_back() {
     let disk = image(8 * MIB);
-    let report = with_disks(&[disk.path().display().to_string()])
+    let report = on_a_bus(with_disks(&[disk.path().display().to_string()]))
         .with("--cpus 2")
         .script(
             "cd /sys/bus/virtio/drivers/virtio_blk; d=$(ls -d virtio*)
@@ -256,7 +266,7 @@ fn sixteen_disks_work_at_once() {
         .iter()
         .map(|disk| disk.path().display().to_string())
         .collect();
-    let report = with_disks(&options)
+    let report = on_a_bus(with_disks(&options))
         .with("--cpus 2")
         .script(
             "for d in /dev/vd?; do md5sum $d >/tmp.${d#/dev/} & done; wait

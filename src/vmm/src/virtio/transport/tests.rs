@@ -14,11 +14,30 @@ use crate::{
 };
 
 /// A device that only notes what is done to it.
-struct Notes {
+pub(super) struct Notes {
     bell: EventFd,
     config: ConfigSpace,
-    queues: Option<Vec<Option<Queue>>>,
-    resets: usize,
+    pub(super) queues: Option<Vec<Option<Queue>>>,
+    /// By which it reaches its driver, from its activation on.
+    pub(super) interrupt: Option<Interrupt>,
+    pub(super) resets: usize,
+}
+
+impl Notes {
+    pub(super) fn new() -> Self {
+        Self {
+            bell: EventFd::new(libc::EFD_NONBLOCK).unwrap(),
+            config: ConfigSpace::new(&[1, 2, 3, 4, 5]),
+            queues: None,
+            interrupt: None,
+            resets: 0,
+        }
+    }
+
+    /// Whether somebody rang since this was asked last.
+    pub(super) fn was_rung(&self) -> bool {
+        self.bell.read().is_ok()
+    }
 }
 
 impl Device for Notes {
@@ -40,8 +59,9 @@ impl Device for Notes {
     fn start_threads(&mut self, _: &Confine) -> std::io::Result<()> {
         Ok(())
     }
-    fn activate(&mut self, queues: Vec<Option<Queue>>, _: &Interrupt) {
+    fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
         self.queues = Some(queues);
+        self.interrupt = Some(interrupt.clone());
     }
     fn reset(&mut self) {
         self.queues = None;
@@ -53,7 +73,7 @@ impl Device for Notes {
 
 /// The bells that are connected.
 #[derive(Default)]
-struct Connected(Mutex<Vec<Ring>>);
+pub(super) struct Connected(pub(super) Mutex<Vec<Ring>>);
 
 impl Doorbells for Connected {
     fn connect(&self, ring: Ring, _: &EventFd) -> bool {
@@ -77,12 +97,7 @@ const ADDRESS: u64 = 0xd000_0000;
 
 impl Bench {
     fn new() -> Self {
-        let device = Arc::new(Mutex::new(Notes {
-            bell: EventFd::new(libc::EFD_NONBLOCK).unwrap(),
-            config: ConfigSpace::new(&[1, 2, 3, 4, 5]),
-            queues: None,
-            resets: 0,
-        }));
+        let device = Arc::new(Mutex::new(Notes::new()));
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let (edges, line) = Edges::line();
         let bells = Arc::new(Connected::default());

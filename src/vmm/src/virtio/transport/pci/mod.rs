@@ -1,6 +1,8 @@
 //! Virtio over PCI (virtio 1.3 §4.1): modern devices only, with MSI-X and without pins.
 mod common;
 mod function;
+#[cfg(test)]
+mod tests;
 mod vectors;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
