@@ -276,39 +276,3 @@ set -- $(cat /tmp.* | cut -c1-32 | sort | uniq -c); echo sums=$1 $2",
     let expected = format!("16 {}", md5(disks[0].path()));
     assert_eq!(report.value("sums"), expected);
 }
-
-#[test]
-fn the_first_disk_is_the_root_where_there_is_no_initrd() {
-    if Image::Given.path() == Image::Cloud.path() {
-        return; // Its drivers for disks are modules.
-    }
-    let disk = NamedTempFile::new().expect("there is room for an image");
-    disk.as_file().set_len(32 << 20).expect("a sparse image");
-    let tree = tempfile::tempdir().expect("there is room for a tree");
-    let made = Command::new("sh")
-        .args([
-            "-ec",
-            "cd \"$1\"; cpio -id --quiet <\"$2\"; mkfs.ext4 -q -d . \"$3\"",
-            "sh",
-        ])
-        .arg(tree.path())
-        .arg(Image::Initrd.path())
-        .arg(disk.path())
-        .status();
-    assert!(made.is_ok_and(|status| status.success()));
-    let kernel = Image::Given.path();
-    let launch = ampoule_tests::Launch::run([
-        "--kernel".into(),
-        kernel.into_os_string(),
-        "--disk".into(),
-        disk.path().as_os_str().to_owned(),
-        "--cmdline".into(),
-        "quiet init=/init".into(),
-    ]);
-    let mut guest = launch.start();
-    guest.wait_for("user space");
-    guest.type_line("mount | grep ' on / '; cat /proc/cmdline; poweroff -f");
-    guest.wait_for("/dev/root on / type ext4 (rw");
-    guest.wait_for("root=/dev/vda rw");
-    assert_eq!(guest.finish().code, 0);
-}

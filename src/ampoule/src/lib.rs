@@ -6,6 +6,7 @@ pub mod definition;
 pub mod doctor;
 pub mod failure;
 pub mod image;
+pub mod initramfs;
 pub mod kernel_search;
 pub mod last_words;
 pub mod paths;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm::boot::kernel::{CacheUse, Entry, EntryKind, Format, Kernel, KernelCache};
+use vmm::boot::cache::Cache;
+use vmm::boot::kernel::{self, CacheUse, Entry, EntryKind, Format, Kernel};
 
 fn kernels() -> Vec<PathBuf> {
     let list = std::env::var_os("AMPOULE_TEST_KERNELS").expect(
@@ -17,7 +18,7 @@ fn kernels() -> Vec<PathBuf> {
     kernels
 }
 
-fn open(path: &Path, cache: Option<&KernelCache>) -> Kernel {
+fn open(path: &Path, cache: Option<&Cache>) -> Kernel {
     let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     Kernel::open(file, cache).unwrap_or_else(|error| panic!("{} {error}", path.display()))
 }
@@ -107,7 +108,7 @@ fn every_kernel_has_both_entries() {
 #[test]
 fn every_kernel_is_the_same_from_the_cache() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = KernelCache::new(directory.path().join("kernels"));
+    let cache = kernel::cache(directory.path().join("kernels"));
     for path in kernels() {
         let extracted = open(&path, None);
         let start = Instant::now();

@@ -81,12 +81,13 @@ pub(super) fn supply(trail: &Trail, roots: &Roots) -> Supply {
     }
 }
 
-/// Fetches the kernel package that `package` depends on and takes the kernel out of it, installing nothing on the host.
+/// Fetches the kernel package that `package` depends on and takes the kernel and its modules out of it, installing nothing on the host.
 fn download(package: &str, data: &Path) -> String {
     format!(
         "cd \"$(mktemp -d)\" && apt-get download \"$(apt-cache depends --important {package} | sed -n 's/^ *Depends: \\(linux-image-\\)/\\1/p' | head -n 1)\" \
-         && dpkg-deb -x linux-image-*.deb . && install -D -m 644 -t {} boot/vmlinuz-*",
-        shell_word(data)
+         && dpkg-deb -x linux-image-*.deb . && {{ [ -e lib ] || ln -s usr/lib lib; }} && mkdir -p lib/modules {data} && PATH=$PATH:/sbin \
+         && for release in $(ls lib/modules); do depmod -b . $release; done && cp -r boot/vmlinuz-* lib/modules {data}/",
+        data = shell_word(data)
     )
 }
 

@@ -23,6 +23,8 @@ pub struct RunArgs {
     pub kernel: Option<PathBuf>,
 
     /// Initial RAM disk
+    ///
+    /// Without it, a machine with disks gets one that is made of the kernel's modules, if it has its drivers there.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
 

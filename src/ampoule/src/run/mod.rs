@@ -2,6 +2,7 @@
 mod args;
 mod disk;
 mod ends;
+mod initrd;
 mod keys;
 mod parts;
 mod report;
@@ -47,7 +48,7 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
     // Open.
     sandbox::close_inherited(&named_descriptors(args, &definition));
     let timeline_file = open_timeline(args)?;
-    let parts = parts::open(&definition, &paths, timeline)?;
+    let parts = parts::open(&definition, &paths, timeline, args.verbose)?;
     if args.verbose {
         report::parts(&parts);
     }

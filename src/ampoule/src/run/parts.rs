@@ -4,10 +4,7 @@ use std::{fs::File, io, path::Path};
 use rustix::fs::{Mode, OFlags};
 use vmm::{
     arch::x86_64::{cpuid::Topology, layout},
-    boot::{
-        initrd::Initrd,
-        kernel::{EntryKind, Kernel, KernelCache},
-    },
+    boot::kernel::{self, EntryKind, Kernel},
     config::{Definition, Entry, HugePages, Transport, boot_args},
     kvm::Hypervisor,
     machine::Parts,
@@ -15,7 +12,7 @@ use vmm::{
     timeline::{Phase, Timeline},
 };
 
-use super::disk;
+use super::{disk, initrd};
 use crate::{failure::Failure, paths::Paths};
 
 const MIB: u64 = 1 << 20;
@@ -28,13 +25,14 @@ pub(super) fn open(
     definition: &Definition,
     paths: &Paths,
     timeline: &Timeline,
+    verbose: bool,
 ) -> Result<Parts, Failure> {
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
     let command_line = command_line(definition)?;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
-    let initrd = boot.initrd_path.as_deref().map(open_initrd).transpose()?;
     let devices = disk::open(definition)?;
+    let initrd = initrd::open(definition, &kernel, paths, verbose)?;
     let hypervisor =
         Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
     let ram = machine.mem_size_mib * MIB;
@@ -85,7 +83,7 @@ fn command_line(definition: &Definition) -> Result<String, Failure> {
 }
 
 /// Opens a file that may turn out to be a FIFO or a device without waiting for it.
-fn open_file(path: &Path) -> io::Result<File> {
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
     // musl's open() would make a second system call for O_CLOEXEC.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
@@ -101,7 +99,7 @@ fn open_kernel(
     let cache = paths
         .cache
         .as_ref()
-        .map(|cache| KernelCache::new(cache.join("kernel")));
+        .map(|cache| kernel::cache(cache.join("kernel")));
     let refused =
         |error: vmm::boot::kernel::KernelError| Failure::new(what(), &error).hint_if(error.hint());
     let kernel = match wanted {
@@ -123,10 +121,4 @@ fn lend(kernel: &mut Kernel, memory: &GuestMemoryMmap, path: &Path) -> Result<()
     kernel.map(memory).map(drop).map_err(|error| {
         Failure::new(format_args!("kernel {}", path.display()), &error).hint_if(error.hint())
     })
-}
-
-fn open_initrd(path: &Path) -> Result<Initrd, Failure> {
-    let what = || format!("initrd {}", path.display());
-    let file = open_file(path).map_err(|error| Failure::new(what(), error))?;
-    Initrd::open(file).map_err(|error| Failure::new(what(), error))
 }

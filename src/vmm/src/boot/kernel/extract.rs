@@ -4,15 +4,17 @@ use std::io::{self, BufReader, Write};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
-use super::cache::{self, KernelCache, Key, Store};
 use super::layout::Layout;
 use super::payload::{Codec, MAX_KERNEL, PayloadError, decompress};
 use super::source::{self, Section};
 use super::{CacheUse, KernelCounters, KernelError, bytes, elf, trim};
+use crate::boot::cache::{self, Cache, Key, Store};
 
 /// Bytes of an extracted ELF file's start to read: its header and program headers.
 const ELF_HEAD: usize = 4096;
 const INPUT_BUFFER: usize = 128 << 10;
+/// To change with the bytes that extraction makes of a file.
+const VERSION: &str = "1";
 
 /// A compressed kernel inside a file.
 pub(super) struct Payload<'a> {
@@ -53,11 +55,11 @@ impl From<KernelError> for ExtractError {
 
 impl Payload<'_> {
     /// Finds the extracted kernel in `cache`, or extracts it.
-    pub(super) fn extract(&self, cache: Option<&KernelCache>) -> Result<Extracted, ExtractError> {
+    pub(super) fn extract(&self, cache: Option<&Cache>) -> Result<Extracted, ExtractError> {
         let Some(cache) = cache else {
             return self.extract_to_memory(CacheUse::Off);
         };
-        let key = Key::new(self.metadata);
+        let key = key_of(self.metadata);
         if let Some(hit) = look_up(cache, &key) {
             return Ok(hit);
         }
@@ -70,7 +72,7 @@ impl Payload<'_> {
         }
     }
 
-    fn extract_to_cache(&self, cache: &KernelCache, key: &Key) -> Result<Extracted, Failure> {
+    fn extract_to_cache(&self, cache: &Cache, key: &Key) -> Result<Extracted, Failure> {
         if cache::is_racy(self.metadata) {
             return Err(Failure::Cache(io::Error::other(
                 "the kernel file was written a moment ago",
@@ -98,7 +100,7 @@ impl Payload<'_> {
             .file
             .metadata()
             .map_err(|error| Failure::from(KernelError::Read(error)))?;
-        if Key::new(&now) != *key {
+        if key_of(&now) != *key {
             return Err(Failure::from(KernelError::Changed));
         }
         store.commit(key).map_err(Failure::Cache)
@@ -147,14 +149,15 @@ impl Payload<'_> {
         };
         let section = Section::new(self.file, self.offset, length);
         let input = BufReader::with_capacity(INPUT_BUFFER, section);
-        let size = decompress(self.codec, input, write).map_err(|error| match error {
-            PayloadError::Write(error) => Failure::Cache(error),
-            PayloadError::NotElf(start) => Failure::Extract(ExtractError::NotElf(start)),
-            PayloadError::TooLarge => Failure::from(KernelError::PayloadTooLarge {
-                limit_mib: MAX_KERNEL >> 20,
-            }),
-            PayloadError::Corrupt(reason) => self.corrupt(reason),
-        })?;
+        let size =
+            decompress(self.codec, input, MAX_KERNEL, write).map_err(|error| match error {
+                PayloadError::Write(error) => Failure::Cache(error),
+                PayloadError::NotElf(start) => Failure::Extract(ExtractError::NotElf(start)),
+                PayloadError::TooLarge => Failure::from(KernelError::PayloadTooLarge {
+                    limit_mib: MAX_KERNEL >> 20,
+                }),
+                PayloadError::Corrupt(reason) => self.corrupt(reason),
+            })?;
         if self.size_appended {
             let field = source::read_exact(self.file, self.offset.saturating_add(length), 4)?;
             let declared = bytes::le32(&field, 0).map(u64::from);
@@ -194,7 +197,7 @@ impl From<ExtractError> for Failure {
 }
 
 /// The extracted kernel from the cache. A blob that does not parse is damaged, and as good as none.
-fn look_up(cache: &KernelCache, key: &Key) -> Option<Extracted> {
+fn look_up(cache: &Cache, key: &Key) -> Option<Extracted> {
     let (file, size) = cache.lookup(key)?;
     let layout = layout_of(&file, size).ok()?;
     Some(Extracted {
@@ -219,6 +222,10 @@ fn trimmed(file: &File, size: u64) -> Result<Layout, ExtractError> {
     layout_of(file, size)?;
     trim::trim(file, size, &source::read_up_to(file, 0, ELF_HEAD)?)?;
     layout_of(file, size)
+}
+
+fn key_of(file: &Metadata) -> Key {
+    Key::new(&[VERSION, &cache::identity(file)])
 }
 
 fn memfd() -> io::Result<File> {

@@ -4,13 +4,12 @@
 //! guest memory. Loading copies segments and parses nothing. A file is taken as hostile, and as one that may change
 //! at any moment: headers are copied in once, then checked, then used, and the copy is bounded by what was checked.
 //!
-//! A bzImage's kernel is decompressed here, once, and kept in a [`KernelCache`]: a launch then copies an ELF file's
+//! A bzImage's kernel is decompressed here, once, and kept in a [`Cache`]: a launch then copies an ELF file's
 //! segments instead of having the guest decompress for some hundred milliseconds. Where that is not possible (an
 //! unsupported compression), or not wanted (only the bzImage's own code moves the kernel to a random address), the
 //! bzImage is booted as it is.
 mod bytes;
 mod bzimage;
-mod cache;
 mod elf;
 mod error;
 mod extract;
@@ -18,27 +17,34 @@ mod identify;
 mod layout;
 mod load;
 mod map;
-mod payload;
+pub mod payload;
 mod source;
 #[cfg(test)]
 mod tests;
 mod trim;
 
 use std::fs::{File, Metadata};
+use std::path::PathBuf;
 
 use linux_loader::loader::bootparam::setup_header;
 use serde::Serialize;
 use vm_memory::GuestAddress;
 
 pub use crate::arch::x86_64::Entry;
+use crate::boot::cache::Cache;
 use bzimage::BzImage;
-pub use cache::KernelCache;
 pub use error::KernelError;
 use extract::{ExtractError, Extracted, Payload};
 use identify::Kind;
 use layout::Layout;
 pub use layout::Segment;
 pub use payload::Codec;
+
+/// The cache of extracted kernels in `directory`.
+#[must_use]
+pub fn cache(directory: PathBuf) -> Cache {
+    Cache::new(directory, ".elf")
+}
 
 /// A kernel that has been opened and checked, ready to be loaded.
 #[derive(Debug)]
@@ -136,7 +142,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Says what the file is, when it is no x86-64 kernel, or how it is damaged.
-    pub fn open(file: File, cache: Option<&KernelCache>) -> Result<Self, KernelError> {
+    pub fn open(file: File, cache: Option<&Cache>) -> Result<Self, KernelError> {
         let metadata = source::regular(&file)?;
         let size = metadata.len();
         let head = source::read_up_to(&file, 0, identify::HEAD)?;
@@ -200,7 +206,7 @@ impl Kernel {
         metadata: &Metadata,
         head: &[u8],
         image: BzImage,
-        cache: Option<&KernelCache>,
+        cache: Option<&Cache>,
     ) -> Result<Self, KernelError> {
         match Self::extract_payload(&file, metadata, head, &image, cache)? {
             Some(kernel) => Ok(Self {
@@ -218,7 +224,7 @@ impl Kernel {
         metadata: &Metadata,
         head: &[u8],
         image: &BzImage,
-        cache: Option<&KernelCache>,
+        cache: Option<&Cache>,
     ) -> Result<Option<Self>, KernelError> {
         let Some((offset, length)) = image.payload else {
             return Ok(None);
@@ -256,7 +262,7 @@ impl Kernel {
         file: &File,
         metadata: &Metadata,
         codec: Codec,
-        cache: Option<&KernelCache>,
+        cache: Option<&Cache>,
     ) -> Result<Self, KernelError> {
         let payload = Payload {
             file,

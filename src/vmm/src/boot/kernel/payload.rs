@@ -1,9 +1,11 @@
-//! Decompressing a kernel: the five formats that Linux's `scripts/Makefile.lib` makes and a crate here reads.
+//! Decompressing a kernel, or one of its modules: the five formats that Linux's `scripts/Makefile.lib` makes and a crate here reads.
 //!
 //! The data is hostile. Output goes out in pieces and is counted against a limit, so that memory is bounded by what
 //! the decoders keep: a window of 128 MiB for zstd (Linux uses `-22 --ultra`, whose window that is), a dictionary of
-//! [`XZ_MEMORY_KIB`] for xz, two blocks for LZ4.
+//! 192 MiB for xz, two blocks for LZ4.
 use std::io::{self, BufRead, Read};
+
+use thiserror::Error;
 
 use super::elf;
 
@@ -41,10 +43,11 @@ pub enum Codec {
 
 impl Codec {
     /// Bytes that tell them apart.
-    pub(super) const MAGIC: usize = 6;
+    pub const MAGIC: usize = 6;
 
     /// The compression of data that starts with `head`.
-    pub(super) fn detect(head: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn detect(head: &[u8]) -> Option<Self> {
         const MAGICS: &[(&[u8], Codec)] = &[
             (&[0x1f, 0x8b, 8], Codec::Gzip),
             (b"\xfd7zXZ\0", Codec::Xz),
@@ -70,29 +73,38 @@ impl Codec {
     }
 }
 
-/// Why there is no decompressed kernel.
-#[derive(Debug)]
-pub(super) enum PayloadError {
+/// Why nothing came out.
+#[derive(Debug, Error)]
+pub enum PayloadError {
     /// The decoder refused the data.
+    #[error("it is damaged: {0}")]
     Corrupt(String),
-    /// More than [`MAX_KERNEL`].
+    /// More than there may be.
+    #[error("there is too much in it")]
     TooLarge,
     /// It decompresses, but to something else that starts with this.
+    #[error("there is no ELF file in it")]
     NotElf(Vec<u8>),
     /// The receiver failed.
+    #[error(transparent)]
     Write(io::Error),
 }
 
-/// Decompresses `input` piece by piece into `write`, as long as it looks like an ELF file. Returns its size.
-pub(super) fn decompress<R: BufRead>(
+/// Decompresses `input` piece by piece into `write`, as long as it looks like an ELF file of at most `limit` bytes. Returns its size.
+///
+/// # Errors
+/// When it does not decompress, or to something else, or `write` fails.
+pub fn decompress<R: BufRead>(
     codec: Codec,
     input: R,
+    limit: u64,
     write: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<u64, PayloadError> {
     let mut output = Output {
         write,
         start: Some(Vec::with_capacity(START)),
         size: 0,
+        limit,
     };
     match codec {
         Codec::Gzip => output.pump(flate2::bufread::GzDecoder::new(input))?,
@@ -117,6 +129,7 @@ struct Output<'a> {
     /// The first bytes, until there are enough of them to tell.
     start: Option<Vec<u8>>,
     size: u64,
+    limit: u64,
 }
 
 impl Output<'_> {
@@ -135,7 +148,7 @@ impl Output<'_> {
 
     fn push(&mut self, mut bytes: &[u8]) -> Result<(), PayloadError> {
         self.size = self.size.saturating_add(bytes.len() as u64);
-        if self.size > MAX_KERNEL {
+        if self.size > self.limit {
             return Err(PayloadError::TooLarge);
         }
         if let Some(start) = &mut self.start {

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use super::super::{CacheUse, Kernel, KernelCache};
+use super::super::{CacheUse, Kernel, cache};
 use super::{memory, read};
+use crate::boot::cache::Cache;
 use crate::testing::kernel_image::{BzImage, Compression, Elf, KERNEL_ADDRESS};
 
 /// A directory with a kernel and, later, a cache.
@@ -35,8 +36,8 @@ impl Bench {
             .unwrap();
     }
 
-    fn cache(&self) -> KernelCache {
-        KernelCache::new(self.path("cache/kernels"))
+    fn cache(&self) -> Cache {
+        cache(self.path("cache/kernels"))
     }
 
     fn open(&self, name: &str) -> Kernel {
@@ -57,7 +58,7 @@ fn image(contents: &[u8]) -> Vec<u8> {
     BzImage::new(&Compression::Gzip.payload(&elf.build())).build()
 }
 
-fn open(path: &Path, cache: &KernelCache) -> Kernel {
+fn open(path: &Path, cache: &Cache) -> Kernel {
     Kernel::open(File::open(path).unwrap(), Some(cache)).unwrap()
 }
 
@@ -206,7 +207,7 @@ fn without_a_usable_directory_the_kernel_is_extracted_to_memory() {
         bench.path("kernel/below"),
         "/proc/no".into(),
     ] {
-        let kernel = open(&bench.path("kernel"), &KernelCache::new(directory));
+        let kernel = open(&bench.path("kernel"), &cache(directory));
         assert!(matches!(kernel.cache_use(), CacheUse::Skipped(_)));
         assert_eq!(kernel.counters().cache_skips, 1);
         assert_eq!(contents(&kernel, 5), b"first");

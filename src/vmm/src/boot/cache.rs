@@ -1,8 +1,8 @@
-//! Decompressed kernels, kept between launches.
+//! What takes time to make for a guest's boot, kept between launches: decompressed kernels, generated initial RAM disks.
 //!
-//! A blob's name is the SHA-256 of what the payload decompresses to, and its size; with a name, it never changes. An index entry is a symbolic link
-//! whose name identifies the compressed file (device, inode, size, modification time, version of this extractor) and
-//! whose target is the blob's name: two links to read and open, no database, and equal kernels share a blob.
+//! A blob's name is the SHA-256 of what is in it, and its size; with a name, it never changes. An index entry is a symbolic link whose name
+//! says what the blob was made from (of a file: device, inode, size, modification time) and by which version of its maker, and
+//! whose target is the blob's name: two links to read and open, no database, and equal contents share a blob.
 //!
 //! Any number of launches may use one directory, and any of them may be killed. What gets written is complete and on
 //! disk before it has its name. Only the holder of the lock writes, so that every temporary file it meets is a dead
@@ -18,8 +18,6 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-/// Part of every index entry's name: to change with the bytes that extraction makes of a file.
-const EXTRACTOR: u32 = 1;
 /// Index entries kept. The oldest go first, and their blobs with them.
 const MAX_ENTRIES: usize = 16;
 /// File systems take their time stamps from a clock that ticks this coarsely at worst: a file that was modified more
@@ -27,51 +25,63 @@ const MAX_ENTRIES: usize = 16;
 const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 const INDEX_PREFIX: &str = "index-";
-const BLOB_SUFFIX: &str = ".elf";
 const TEMPORARY_PREFIX: &str = "tmp-";
 const LOCK: &str = "lock";
 
-/// A directory of decompressed kernels.
+/// A directory of blobs of one kind.
 #[derive(Debug, Clone)]
-pub struct KernelCache {
+pub struct Cache {
     directory: PathBuf,
+    /// How the blobs' names end: `.elf`.
+    suffix: &'static str,
     /// Bytes after which a write finds the file system full.
     #[cfg(test)]
     pub(super) room: u64,
 }
 
-/// What identifies a compressed file, as the name of its index entry.
+/// What a blob was made from, as the name of its index entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Key(String);
+pub struct Key(String);
 
 impl Key {
-    pub(super) fn new(file: &Metadata) -> Self {
-        Self(format!(
-            "{INDEX_PREFIX}{EXTRACTOR}-{:x}-{:x}-{:x}-{}.{:09}",
-            file.dev(),
-            file.ino(),
-            file.size(),
-            file.mtime(),
-            file.mtime_nsec()
-        ))
+    /// A key of parts that can stand in a file's name, together no more than some 200 bytes. The first should be the version of what makes
+    /// blobs of them.
+    #[must_use]
+    pub fn new(parts: &[&str]) -> Self {
+        Self(format!("{INDEX_PREFIX}{}", parts.join("-")))
     }
 }
 
-impl KernelCache {
-    /// A cache in `directory`, which is made (mode 0700) when the first kernel is extracted.
+/// What identifies a file's contents, as part of a key.
+#[must_use]
+pub fn identity(file: &Metadata) -> String {
+    format!(
+        "{:x}-{:x}-{:x}-{}.{:09}",
+        file.dev(),
+        file.ino(),
+        file.size(),
+        file.mtime(),
+        file.mtime_nsec()
+    )
+}
+
+impl Cache {
+    /// A cache in `directory`, which is made (mode 0700) when the first blob is stored. Blobs' names end in `suffix`.
     #[must_use]
-    pub fn new(directory: PathBuf) -> Self {
+    pub fn new(directory: PathBuf, suffix: &'static str) -> Self {
         Self {
             directory,
+            suffix,
             #[cfg(test)]
             room: u64::MAX,
         }
     }
 
-    /// The blob for a file, when there is one that looks as it was left: ours, of the size in its name.
-    pub(super) fn lookup(&self, key: &Key) -> Option<(File, u64)> {
+    /// The blob and its size in bytes, when there is one that looks as it was left: ours, of the size in its name.
+    #[must_use]
+    pub fn lookup(&self, key: &Key) -> Option<(File, u64)> {
         let name = fs::read_link(self.directory.join(&key.0)).ok()?;
-        let size = blob_size(name.as_os_str())?;
+        let size = self.blob_size(name.as_os_str())?;
         let file = open_blob(&self.directory.join(name)).ok()?;
         let metadata = file.metadata().ok()?;
         let ours = metadata.uid() == rustix::process::geteuid().as_raw()
@@ -80,8 +90,11 @@ impl KernelCache {
         (ours && metadata.len() == size).then_some((file, size))
     }
 
-    /// Starts to store a blob. `Err` says why it cannot be.
-    pub(super) fn begin(&self) -> io::Result<Store> {
+    /// Starts to store a blob.
+    ///
+    /// # Errors
+    /// Says why it cannot be: another process is at it, others may write to the directory, or the host refuses.
+    pub fn begin(&self) -> io::Result<Store> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -157,19 +170,19 @@ impl KernelCache {
             let _ = fs::remove_file(path);
         }
         self.sweep(|name| {
-            blob_size(OsStr::new(name)).is_some()
+            self.blob_size(OsStr::new(name)).is_some()
                 && !entries
                     .iter()
                     .any(|(_, _, _, blob)| blob == Path::new(name))
         });
     }
-}
 
-/// The size in a blob's name, or `None` where it is no blob's name.
-fn blob_size(name: &OsStr) -> Option<u64> {
-    let (hash, size) = name.to_str()?.strip_suffix(BLOB_SUFFIX)?.split_once('-')?;
-    let valid = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-    valid.then(|| size.parse().ok()).flatten()
+    /// The size in a blob's name, or `None` where it is no blob's name.
+    fn blob_size(&self, name: &OsStr) -> Option<u64> {
+        let (hash, size) = name.to_str()?.strip_suffix(self.suffix)?.split_once('-')?;
+        let valid = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        valid.then(|| size.parse().ok()).flatten()
+    }
 }
 
 fn open_blob(path: &Path) -> io::Result<File> {
@@ -178,7 +191,8 @@ fn open_blob(path: &Path) -> io::Result<File> {
 }
 
 /// Whether `file` was modified so recently that a second change might not show in its time stamp.
-pub(super) fn is_racy(file: &Metadata) -> bool {
+#[must_use]
+pub fn is_racy(file: &Metadata) -> bool {
     file.modified()
         .ok()
         .and_then(|modified| modified.elapsed().ok())
@@ -186,8 +200,9 @@ pub(super) fn is_racy(file: &Metadata) -> bool {
 }
 
 /// A blob on its way into the cache. Dropped, it leaves nothing behind.
-pub(super) struct Store {
-    cache: KernelCache,
+#[derive(Debug)]
+pub struct Store {
+    cache: Cache,
     _lock: File,
     temporary: PathBuf,
     file: File,
@@ -196,7 +211,11 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Adds bytes to it.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         if self.size + bytes.len() as u64 > self.cache.room {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
@@ -208,21 +227,25 @@ impl Store {
     }
 
     /// What has been written so far, to be checked before it is committed.
-    pub(super) fn file(&self) -> &File {
+    #[must_use]
+    pub fn file(&self) -> &File {
         &self.file
     }
 
     /// Makes the blob durable, gives it its name, and returns it, read-only.
     ///
     /// An older blob of that name is replaced: it has the same contents, unless it was damaged.
-    pub(super) fn commit(mut self, key: &Key) -> io::Result<File> {
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn commit(mut self, key: &Key) -> io::Result<File> {
         self.file.sync_all()?;
         let hash = std::mem::take(&mut self.hash).finalize();
         let mut name = String::with_capacity(96);
         for byte in hash {
             name.push_str(&format!("{byte:02x}"));
         }
-        name.push_str(&format!("-{}{BLOB_SUFFIX}", self.size));
+        name.push_str(&format!("-{}{}", self.size, self.cache.suffix));
         let blob = self.cache.directory.join(&name);
         fs::rename(&self.temporary, &blob)?;
         // A rename puts the link in place at once, also over an older one.

@@ -1,0 +1,230 @@
+//! The initial RAM disk for kernels whose drivers are modules, made when a machine has disks and nobody gave one.
+//!
+//! In it are the agent, which becomes the guest's first process, and the modules that it needs to mount the root: those of the machine's
+//! devices, and those of the file systems that the root may hold. Decompressing them takes tens of milliseconds, so it is kept.
+mod companion;
+mod cpio;
+mod modules;
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use protocol::{
+    filesystem::Kind,
+    modules::{DIRECTORY, Group, LIST},
+};
+use rustix::fs::{MemfdFlags, memfd_create};
+use vmm::{
+    boot::cache::{self, Cache, Key},
+    config::Transport,
+};
+
+use self::{
+    cpio::Archive,
+    modules::{DEPENDENCIES, Has, Modules},
+};
+use crate::failure::Failure;
+
+/// To change with what is put into the archive.
+const VERSION: &str = "1";
+
+/// What a machine needs of its kernel.
+#[derive(Clone, Debug)]
+pub struct Needs<'a> {
+    /// The kernel's release, as `uname -r` says it.
+    pub release: &'a str,
+    /// Where the kernel is: its modules may be beside it.
+    pub kernel: &'a Path,
+    /// How the guest finds its devices.
+    pub transport: Transport,
+    /// What the root may be.
+    pub file_systems: Vec<Kind>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Made {
+    /// A RAM disk, and whether it was in the cache.
+    Archive(File, bool),
+    /// The kernel has all that is needed built in.
+    NotNeeded,
+    /// There are no modules for this kernel in any of these directories.
+    NoModules(Vec<PathBuf>),
+}
+
+/// Makes the RAM disk, or finds it in `cache`.
+///
+/// # Errors
+/// When the agent or a module cannot be read, or the kernel has no driver for the machine's disks.
+pub fn make(needs: &Needs<'_>, cache: Option<&Cache>) -> Result<Made, Failure> {
+    let places = places(needs);
+    let Some((directory, list)) = places.iter().find_map(|place| {
+        let list = fs::metadata(place.join(DEPENDENCIES)).ok()?;
+        Some((place, list))
+    }) else {
+        return Ok(Made::NoModules(places));
+    };
+    let agent_path = companion::find("ampoule-agent")?;
+    let failed = |path: &Path| {
+        let what = path.display().to_string();
+        move |error| Failure::new(what, error)
+    };
+    let mut agent = File::open(&agent_path).map_err(failed(&agent_path))?;
+    let agent_data = agent.metadata().map_err(failed(&agent_path))?;
+    let key = key(
+        needs,
+        &cache::identity(&list),
+        &cache::identity(&agent_data),
+    );
+    if let Some((file, _)) = cache.and_then(|cache| cache.lookup(&key)) {
+        return Ok(Made::Archive(file, true));
+    }
+    let modules = Modules::read(directory).map_err(failed(&directory.join(DEPENDENCIES)))?;
+    let wanted = select(&modules, needs, directory)?;
+    if wanted.is_empty() {
+        return Ok(Made::NotNeeded);
+    }
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut agent, &mut bytes).map_err(failed(&agent_path))?;
+    let mut archive = Vec::new();
+    write(&modules, &wanted, &bytes, &mut archive)?;
+    let racy = [&list, &agent_data].into_iter().any(cache::is_racy);
+    let stored = cache
+        .filter(|_| !racy)
+        .and_then(|cache| store(cache, &key, &archive).ok());
+    let file = stored.map_or_else(|| in_memory(&archive), Ok);
+    let file = file.map_err(|error| Failure::new("the initial RAM disk", error))?;
+    Ok(Made::Archive(file, false))
+}
+
+/// Where a kernel's modules may be: in a tree where the kernel is in `boot`, beside the kernel, in this host's own place.
+fn places(needs: &Needs<'_>) -> Vec<PathBuf> {
+    let beside = needs.kernel.parent().unwrap_or(Path::new(""));
+    [
+        beside.join("../lib/modules"),
+        beside.join("../usr/lib/modules"),
+        beside.join("modules"),
+        PathBuf::from("/lib/modules"),
+    ]
+    .into_iter()
+    .map(|place| place.join(needs.release))
+    .collect()
+}
+
+fn key(needs: &Needs<'_>, list: &str, agent: &str) -> Key {
+    let kinds: Vec<_> = needs.file_systems.iter().map(|kind| kind.name()).collect();
+    Key::new(&[
+        VERSION,
+        needs.release,
+        transport(needs.transport),
+        &kinds.join("+"),
+        list,
+        agent,
+    ])
+}
+
+fn transport(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Mmio => "virtio_mmio",
+        Transport::Pci => "virtio_pci",
+    }
+}
+
+/// A module's file, and what it is for.
+type Wanted = (Group, String);
+
+/// The modules to put in, in the order to load them in. The guest is to hear the power button, too.
+fn select(modules: &Modules, needs: &Needs<'_>, directory: &Path) -> Result<Vec<Wanted>, Failure> {
+    let mut wanted = Vec::new();
+    for name in [transport(needs.transport), "virtio_blk"] {
+        match modules.has(name) {
+            Has::Not => {
+                return Err(Failure::new(
+                    format_args!("kernel {}", needs.kernel.display()),
+                    format_args!("it has no module {name} in {}", directory.display()),
+                )
+                .hint("another kernel, or --initrd"));
+            }
+            Has::BuiltIn => {}
+            Has::Files(files) => add(&mut wanted, Group::Machine, files),
+        }
+    }
+    let kinds = needs.file_systems.iter();
+    let groups = kinds.map(|kind| (Group::FileSystem(*kind), kind.name()));
+    let buttons = ["button", "evdev"].map(|name| (Group::Machine, name));
+    for (group, name) in groups.chain(buttons) {
+        // A root of another kind than the kernel knows is for the guest to refuse.
+        if let Has::Files(files) = modules.has(name) {
+            add(&mut wanted, group, files);
+        }
+    }
+    Ok(wanted)
+}
+
+fn add(wanted: &mut Vec<Wanted>, group: Group, files: Vec<String>) {
+    for file in files {
+        let entry = (group, file);
+        if !wanted.contains(&entry) {
+            wanted.push(entry);
+        }
+    }
+}
+
+/// Writes the archive.
+fn write(
+    modules: &Modules,
+    wanted: &[Wanted],
+    agent: &[u8],
+    archive: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let mut sink = |bytes: &[u8]| archive.write_all(bytes);
+    let mut archive = Archive::new(&mut sink);
+    let failed = |error| Failure::new("the initial RAM disk", error);
+    for name in ["dev", "proc", "root", inside(DIRECTORY)] {
+        archive.directory(name).map_err(failed)?;
+    }
+    archive.device("dev/console", (5, 1)).map_err(failed)?;
+    archive.program("init", agent).map_err(failed)?;
+    let mut list = String::new();
+    let mut written: Vec<&str> = Vec::new();
+    for (group, file) in wanted {
+        let name = format!("{}.ko", modules::name_of(file));
+        list.push_str(&format!("{group} {name}\n"));
+        if written.contains(&file.as_str()) {
+            continue;
+        }
+        written.push(file);
+        let bytes = modules.load(file);
+        let bytes = bytes.map_err(|error| Failure::new(format_args!("module {file}"), error))?;
+        let path = format!("{}/{name}", inside(DIRECTORY));
+        archive.file(&path, &bytes).map_err(failed)?;
+    }
+    archive
+        .file(inside(LIST), list.as_bytes())
+        .map_err(failed)?;
+    archive.finish().map_err(failed)
+}
+
+/// A path as it stands in an archive.
+fn inside(path: &str) -> &str {
+    path.trim_start_matches('/')
+}
+
+fn store(cache: &Cache, key: &Key, archive: &[u8]) -> io::Result<File> {
+    let mut store = cache.begin()?;
+    store.write(archive)?;
+    store.commit(key)
+}
+
+/// Without a cache it lives as long as this process.
+fn in_memory(archive: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("initramfs", MemfdFlags::CLOEXEC)?);
+    file.write_all(archive)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests;

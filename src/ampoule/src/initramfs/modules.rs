@@ -1,0 +1,281 @@
+//! A kernel's modules, as `depmod` left them: which file is which module, what it needs, and what is built in.
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io::{self, BufReader, Read},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use vmm::boot::kernel::{
+    Codec,
+    payload::{self, PayloadError},
+};
+
+/// The most that one of `depmod`'s files may have, in bytes: Debian's `modules.alias` has 1.4 MB.
+const MAX_INDEX: u64 = 32 << 20;
+/// The most that a module may have, in bytes: Debian's largest has 5 MB.
+const MAX_MODULE: u64 = 64 << 20;
+
+/// The file that says what there is, and what needs what.
+pub(super) const DEPENDENCIES: &str = "modules.dep";
+
+/// The modules of one kernel.
+#[derive(Debug, Default)]
+pub(super) struct Modules {
+    directory: PathBuf,
+    /// By name: the file, and the files that it needs, the ones to be loaded last first.
+    files: HashMap<String, (String, Vec<String>)>,
+    /// By name: what had better be loaded first, by names of modules or of what they provide.
+    before: HashMap<String, Vec<String>>,
+    /// By what is provided: the modules that do.
+    providers: HashMap<String, Vec<String>>,
+    built_in: HashSet<String>,
+}
+
+/// What a kernel has of a module.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Has {
+    /// Nothing.
+    Not,
+    /// It is part of the kernel.
+    BuiltIn,
+    /// Files, to be loaded in this order.
+    Files(Vec<String>),
+}
+
+impl Modules {
+    /// Reads `depmod`'s files in `directory`, which is `/lib/modules/RELEASE`.
+    ///
+    /// # Errors
+    /// When there is no list of modules, or it cannot be read. Of the others each may be missing.
+    pub(super) fn read(directory: &Path) -> io::Result<Self> {
+        let index = |name| read_index(&directory.join(name)).unwrap_or_default();
+        Ok(Self::parse(
+            directory,
+            &read_index(&directory.join(DEPENDENCIES))?,
+            &index("modules.softdep"),
+            &index("modules.alias"),
+            &index("modules.builtin"),
+        ))
+    }
+
+    fn parse(directory: &Path, files: &str, before: &str, aliases: &str, built_in: &str) -> Self {
+        let mut modules = Self {
+            directory: directory.to_owned(),
+            ..Self::default()
+        };
+        for line in files.lines() {
+            let Some((file, needs)) = line.split_once(':') else {
+                continue;
+            };
+            let needs = needs.split_whitespace().map(str::to_owned).collect();
+            (modules.files).insert(name_of(file), (file.to_owned(), needs));
+        }
+        for line in before.lines() {
+            let mut words = line.split_whitespace();
+            if words.next() == Some("softdep")
+                && let Some(name) = words.next()
+            {
+                let before = words.skip_while(|word| *word != "pre:").skip(1);
+                let before = before.take_while(|word| *word != "post:");
+                (modules.before.entry(normal(name)).or_default()).extend(before.map(str::to_owned));
+            }
+        }
+        for line in aliases.lines() {
+            let mut words = line.split_whitespace();
+            if words.next() == Some("alias")
+                && let (Some(what), Some(module)) = (words.next(), words.next())
+            {
+                let providers = modules.providers.entry(normal(what)).or_default();
+                providers.push(normal(module));
+            }
+        }
+        modules.built_in = built_in.lines().map(name_of).collect();
+        modules
+    }
+
+    /// What this kernel has of the module `name`, with all that it needs and had better have.
+    pub(super) fn has(&self, name: &str) -> Has {
+        let name = normal(name);
+        if self.built_in.contains(&name) {
+            return Has::BuiltIn;
+        }
+        if !self.files.contains_key(&name) {
+            return Has::Not;
+        }
+        let mut closure = Closure {
+            modules: self,
+            files: Vec::new(),
+            seen: HashSet::new(),
+        };
+        closure.visit(&name);
+        Has::Files(closure.files)
+    }
+
+    /// A module's bytes, decompressed.
+    ///
+    /// # Errors
+    /// When it cannot be read, does not decompress, or is no module.
+    pub(super) fn load(&self, file: &str) -> io::Result<Vec<u8>> {
+        let file = File::open(self.directory.join(file))?;
+        let mut magic = [0; Codec::MAGIC];
+        file.read_exact_at(&mut magic, 0)?;
+        let mut bytes = Vec::new();
+        let Some(codec) = Codec::detect(&magic) else {
+            file.take(MAX_MODULE).read_to_end(&mut bytes)?;
+            return Ok(bytes);
+        };
+        let mut write = |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
+        payload::decompress(codec, BufReader::new(file), MAX_MODULE, &mut write).map_err(
+            |error| match error {
+                PayloadError::Write(error) => error,
+                other => io::Error::new(io::ErrorKind::InvalidData, other),
+            },
+        )?;
+        Ok(bytes)
+    }
+}
+
+/// What a module needs, each after what it needs itself.
+struct Closure<'a> {
+    modules: &'a Modules,
+    files: Vec<String>,
+    seen: HashSet<String>,
+}
+
+impl Closure<'_> {
+    fn visit(&mut self, name: &str) {
+        if !self.seen.insert(name.to_owned()) {
+            return;
+        }
+        let modules = self.modules;
+        for before in modules.before.get(name).into_iter().flatten() {
+            let before = normal(before);
+            match modules.providers.get(&before) {
+                Some(providers) if !modules.files.contains_key(&before) => {
+                    providers.iter().for_each(|provider| self.visit(provider));
+                }
+                _ => self.visit(&before),
+            }
+        }
+        let Some((file, needs)) = modules.files.get(name) else {
+            return;
+        };
+        for needed in needs.iter().rev() {
+            self.visit(&name_of(needed));
+        }
+        self.files.push(file.clone());
+    }
+}
+
+fn read_index(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(MAX_INDEX)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The module in a file: `kernel/lib/libcrc32c.ko.xz` holds `libcrc32c`.
+pub(super) fn name_of(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    normal(name.split(".ko").next().unwrap_or(name))
+}
+
+/// `-` and `_` are the same in names of modules.
+fn normal(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DEP: &str = "kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko kernel/fs/mbcache.ko kernel/fs/jbd2/jbd2.ko
+kernel/lib/crc16.ko:
+kernel/fs/mbcache.ko:
+kernel/fs/jbd2/jbd2.ko: kernel/lib/crc16.ko
+kernel/crypto/crc32c_generic.ko:
+kernel/arch/x86/crypto/crc32c-intel.ko:
+kernel/drivers/block/virtio_blk.ko.xz: kernel/drivers/virtio/virtio.ko.xz kernel/drivers/virtio/virtio_ring.ko.xz
+kernel/drivers/virtio/virtio_ring.ko.xz: kernel/drivers/virtio/virtio.ko.xz
+kernel/drivers/virtio/virtio.ko.xz: kernel/drivers/virtio/virtio_ring.ko.xz
+";
+
+    fn modules() -> Modules {
+        Modules::parse(
+            Path::new("/m"),
+            DEP,
+            "# Soft dependencies\nsoftdep ext4 pre: crc32c post: later\nsoftdep crc32c_intel pre: ext4\n",
+            "alias crc32c crc32c_generic\nalias crc32c crc32c_intel\nalias fs-ext4 ext4\n",
+            "kernel/fs/erofs/erofs.ko\nkernel/drivers/virtio/virtio-mmio.ko\n",
+        )
+    }
+
+    #[test]
+    fn what_a_module_needs_comes_before_it_and_what_it_had_better_have_too() {
+        let Has::Files(files) = modules().has("ext4") else {
+            panic!("no files")
+        };
+        let names: Vec<_> = files.iter().map(|file| name_of(file)).collect();
+        let at = |name| names.iter().position(|found| found == name).unwrap();
+        assert_eq!(names.len(), 6, "{names:?}");
+        assert_eq!(at("ext4"), 5);
+        assert!(at("crc16") < at("jbd2"));
+        assert!(at("crc32c_generic") < at("ext4") && at("crc32c_intel") < at("ext4"));
+    }
+
+    #[test]
+    fn what_needs_each_other_is_there_once() {
+        let Has::Files(files) = modules().has("virtio-blk") else {
+            panic!("no files")
+        };
+        assert_eq!(files.len(), 3);
+        assert_eq!(files[2], "kernel/drivers/block/virtio_blk.ko.xz");
+    }
+
+    #[test]
+    fn modules_are_files_or_built_in_or_missing() {
+        assert_eq!(modules().has("erofs"), Has::BuiltIn);
+        assert_eq!(modules().has("virtio_mmio"), Has::BuiltIn);
+        assert_eq!(modules().has("xfs"), Has::Not);
+    }
+
+    #[test]
+    fn modules_are_read_as_they_are_or_decompressed() {
+        let directory = tempfile::tempdir().unwrap();
+        let elf = [b"\x7fELF".as_slice(), &[7; 3000]].concat();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("plain.ko"), &elf).unwrap();
+        fs::write(at("broken.ko"), b"\xfd7zXZ\0and no more").unwrap();
+        symlink("nowhere", at("gone.ko")).unwrap();
+        fs::write(at(DEPENDENCIES), "plain.ko:\n").unwrap();
+        let modules = Modules::read(directory.path()).unwrap();
+        assert_eq!(modules.has("plain"), Has::Files(vec!["plain.ko".into()]));
+        assert_eq!(modules.load("plain.ko").unwrap(), elf);
+        assert!(modules.load("broken.ko").is_err());
+        assert!(modules.load("gone.ko").is_err());
+        assert!(Modules::read(&at("none")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_lists_are_read(
+            dep in "([a-c]{1,2}/)?[a-c]{1,2}(\\.ko)?:( [a-c]{1,2}\\.ko){0,3}\n([a-c]{1,2}\\.ko:( [a-c]{1,2}\\.ko){0,3}\n){0,9}",
+            soft in "(softdep [a-c]{1,2} (pre:|post:)?( [a-c]{1,2}){0,3}\n){0,5}",
+            alias in "(alias [a-c]{1,2} [a-c]{1,2}\n){0,5}",
+            any: String,
+        ) {
+            Modules::parse(Path::new("/"), &dep, &soft, &alias, &any).has("a");
+            Modules::parse(Path::new("/"), &any, &any, &any, "").has("a");
+        }
+    }
+}

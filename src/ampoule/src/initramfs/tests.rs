@@ -1,0 +1,111 @@
+use std::{fs, os::unix::fs::FileExt};
+
+use super::*;
+
+/// A kernel's modules beside it, each a little ELF file.
+fn tree() -> tempfile::TempDir {
+    let tree = tempfile::tempdir().unwrap();
+    let directory = tree.path().join("modules/6.1.0-test");
+    fs::create_dir_all(&directory).unwrap();
+    let list = "virtio.ko:\nvirtio_blk.ko: virtio.ko\nvirtio_mmio.ko: virtio.ko\next4.ko: jbd2.ko\njbd2.ko:\nbutton.ko:\n";
+    fs::write(directory.join(DEPENDENCIES), list).unwrap();
+    for name in [
+        "virtio",
+        "virtio_blk",
+        "virtio_mmio",
+        "ext4",
+        "jbd2",
+        "button",
+    ] {
+        fs::write(
+            directory.join(format!("{name}.ko")),
+            format!("\x7fELF {name}"),
+        )
+        .unwrap();
+    }
+    tree
+}
+
+fn needs<'a>(kernel: &'a Path, transport: Transport) -> Needs<'a> {
+    Needs {
+        release: "6.1.0-test",
+        kernel,
+        transport,
+        file_systems: vec![Kind::Ext4, Kind::Xfs],
+    }
+}
+
+#[test]
+fn modules_stand_in_the_order_to_load_them_in() {
+    let tree = tree();
+    let kernel = tree.path().join("vmlinuz");
+    let needs = needs(&kernel, Transport::Mmio);
+    let directory = tree.path().join("modules/6.1.0-test");
+    let modules = Modules::read(&directory).unwrap();
+    let wanted = select(&modules, &needs, &directory).unwrap();
+    let lines: Vec<_> = wanted
+        .iter()
+        .map(|(group, file)| format!("{group} {file}"))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "machine virtio.ko",
+            "machine virtio_mmio.ko",
+            "machine virtio_blk.ko",
+            "ext4 jbd2.ko",
+            "ext4 ext4.ko",
+            "machine button.ko",
+        ]
+    );
+    let mut archive = Vec::new();
+    write(&modules, &wanted, b"agent", &mut archive).unwrap();
+    let text = String::from_utf8_lossy(&archive);
+    for part in [
+        "modules/list\0",
+        "machine virtio_blk.ko\n",
+        "\x7fELF jbd2",
+        "init\0",
+        "agent",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn a_kernel_without_the_machines_drivers_is_refused() {
+    let tree = tree();
+    let kernel = tree.path().join("vmlinuz");
+    let needs = needs(&kernel, Transport::Pci);
+    let directory = tree.path().join("modules/6.1.0-test");
+    let modules = Modules::read(&directory).unwrap();
+    let error = select(&modules, &needs, &directory)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("no module virtio_pci"), "{error}");
+}
+
+#[test]
+fn a_kernel_without_modules_is_left_to_itself() {
+    let made = make(
+        &needs(Path::new("/nonexistent/vmlinuz"), Transport::Mmio),
+        None,
+    )
+    .unwrap();
+    assert!(matches!(made, Made::NoModules(places) if places.len() == 4));
+}
+
+#[test]
+fn what_was_made_is_kept_and_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::new(directory.path().join("initramfs"), ".cpio");
+    let key = Key::new(&["a"]);
+    assert!(cache.lookup(&key).is_none());
+    store(&cache, &key, b"archive").unwrap();
+    let (file, size) = cache.lookup(&key).unwrap();
+    let mut bytes = [0; 7];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!((size, &bytes), (7, b"archive"));
+    let other = needs(Path::new("k"), Transport::Pci);
+    assert_ne!(super::key(&other, "1", "2"), super::key(&other, "1", "3"));
+}
