@@ -6,6 +6,7 @@ TOOLS_LIB=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 # guest_initrd [TREE MODULE…] - prints the path of a small initial RAM disk for guests: it says
 # `ampoule-guest: user space`, writes the marker byte, and runs `ampoule.run=` of the command line or a
 # shell (guest-init.sh tells more). TREE (of guest_kernel) and module names: what is to be loaded first.
+# shellcheck disable=SC2120 # some callers name modules
 guest_initrd() {
     local modules='' tree
     need_packages busybox-static cpio
@@ -15,6 +16,27 @@ guest_initrd() {
         modules=$(module_closure "$tree" "$@")
     fi
     initrd_from "$TOOLS_LIB/guest-init.sh" "$modules" "$(guest_marker)"
+}
+
+# guest_root_image - prints the path of the same as a root file system, on an ext4 of 16 MiB. It is nobody's to write to: copy it.
+guest_root_image() {
+    local initrd key
+    need_packages e2fsprogs cpio
+    # shellcheck disable=SC2119 # without modules
+    initrd=$(guest_initrd)
+    key=$({ sha256sum <"$initrd" && declare -f build_root_image; } | hash_of)
+    cached "initrd/$key.ext4" build_root_image "$initrd"
+}
+
+build_root_image() {
+    local out=$1 tree=$1.tree
+    rm -rf "$tree"
+    mkdir "$tree"
+    (cd "$tree" && cpio -id --quiet <"$2")
+    truncate --size 16M "$out"
+    with_sbin mkfs.ext4 -q -d "$tree" "$out"
+    rm -rf "$tree"
+    chmod a-w "$out"
 }
 
 # guest_check_initrd - prints the path of the same for the own kernel, with /kernel-check.sh, which looks at what that kernel promises.
