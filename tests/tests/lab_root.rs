@@ -87,7 +87,7 @@ fn a_file_system_is_found_by_its_uuid_and_gets_its_drivers() {
     let guest = start(
         disk.path(),
         &format!("root=UUID={id} rw rootflags=noatime,compress=zstd"),
-        &["--transport", "pci"],
+        &["--transport", "mmio"],
     );
     let console = asks_what_the_root_is(guest);
     let mounted = "/dev/vda on / type btrfs (rw,noatime,compress=zstd";

@@ -38,7 +38,7 @@ pub struct Needs<'a> {
     pub release: &'a str,
     /// Where the kernel is: its modules may be beside it.
     pub kernel: &'a Path,
-    /// How the guest finds its devices.
+    /// How the guest finds its devices; `Auto` where the kernel's drivers decide.
     pub transport: Transport,
     /// What the root may be.
     pub file_systems: Vec<Kind>,
@@ -47,10 +47,17 @@ pub struct Needs<'a> {
 /// What came of it.
 #[derive(Debug)]
 pub enum Made {
-    /// A RAM disk, and whether it was in the cache.
-    Archive(File, bool),
-    /// The kernel has all that is needed built in.
-    NotNeeded,
+    /// A RAM disk.
+    Archive {
+        /// The archive.
+        file: File,
+        /// Whether it was in the cache.
+        cached: bool,
+        /// The transport that it has the drivers for.
+        transport: Transport,
+    },
+    /// The kernel has all that is needed built in, for this transport.
+    NotNeeded(Transport),
     /// There are no modules for this kernel in any of these directories.
     NoModules(Vec<PathBuf>),
 }
@@ -74,30 +81,57 @@ pub fn make(needs: &Needs<'_>, cache: Option<&Cache>) -> Result<Made, Failure> {
     };
     let mut agent = File::open(&agent_path).map_err(failed(&agent_path))?;
     let agent_data = agent.metadata().map_err(failed(&agent_path))?;
-    let key = key(
-        needs,
-        &cache::identity(&list),
-        &cache::identity(&agent_data),
-    );
-    if let Some((file, _)) = cache.and_then(|cache| cache.lookup(&key)) {
-        return Ok(Made::Archive(file, true));
+    let sources = [cache::identity(&list), cache::identity(&agent_data)];
+    for &transport in candidates(needs.transport) {
+        let key = key(needs, transport, &sources);
+        if let Some((file, _)) = cache.and_then(|cache| cache.lookup(&key)) {
+            return Ok(Made::Archive {
+                file,
+                cached: true,
+                transport,
+            });
+        }
     }
     let modules = Modules::read(directory).map_err(failed(&directory.join(DEPENDENCIES)))?;
-    let wanted = select(&modules, needs, directory)?;
+    let transport = choose(&modules, needs.transport);
+    let wanted = select(&modules, needs, transport, directory)?;
     if wanted.is_empty() {
-        return Ok(Made::NotNeeded);
+        return Ok(Made::NotNeeded(transport));
     }
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut agent, &mut bytes).map_err(failed(&agent_path))?;
     let mut archive = Vec::new();
     write(&modules, &wanted, &bytes, &mut archive)?;
     let racy = [&list, &agent_data].into_iter().any(cache::is_racy);
+    let key = key(needs, transport, &sources);
     let stored = cache
         .filter(|_| !racy)
         .and_then(|cache| store(cache, &key, &archive).ok());
     let file = stored.map_or_else(|| in_memory(&archive), Ok);
     let file = file.map_err(|error| Failure::new("the initial RAM disk", error))?;
-    Ok(Made::Archive(file, false))
+    Ok(Made::Archive {
+        file,
+        cached: false,
+        transport,
+    })
+}
+
+/// The transports that may be meant, the one that serves disks quicker first: a queue on PCI is rung by an I/O port and has an interrupt of
+/// its own, and neither takes an exit.
+fn candidates(wanted: Transport) -> &'static [Transport] {
+    match wanted {
+        Transport::Auto => &[Transport::Pci, Transport::Mmio],
+        Transport::Mmio => &[Transport::Mmio],
+        Transport::Pci => &[Transport::Pci],
+    }
+}
+
+/// The first that the kernel has a driver for, or that nobody chose to do without.
+fn choose(modules: &Modules, wanted: Transport) -> Transport {
+    let candidates = candidates(wanted);
+    let has = |transport: &&Transport| modules.has(driver(**transport)) != Has::Not;
+    let found = candidates.iter().find(has).or(candidates.last());
+    found.copied().unwrap_or(Transport::Mmio)
 }
 
 /// Where a kernel's modules may be: in a tree where the kernel is in `boot`, beside the kernel, in this host's own place.
@@ -114,21 +148,21 @@ fn places(needs: &Needs<'_>) -> Vec<PathBuf> {
     .collect()
 }
 
-fn key(needs: &Needs<'_>, list: &str, agent: &str) -> Key {
+fn key(needs: &Needs<'_>, transport: Transport, [list, agent]: &[String; 2]) -> Key {
     let kinds: Vec<_> = needs.file_systems.iter().map(|kind| kind.name()).collect();
     Key::new(&[
         VERSION,
         needs.release,
-        transport(needs.transport),
+        driver(transport),
         &kinds.join("+"),
         list,
         agent,
     ])
 }
 
-fn transport(transport: Transport) -> &'static str {
+fn driver(transport: Transport) -> &'static str {
     match transport {
-        Transport::Mmio => "virtio_mmio",
+        Transport::Auto | Transport::Mmio => "virtio_mmio",
         Transport::Pci => "virtio_pci",
     }
 }
@@ -137,9 +171,14 @@ fn transport(transport: Transport) -> &'static str {
 type Wanted = (Group, String);
 
 /// The modules to put in, in the order to load them in. The guest is to hear the power button, too.
-fn select(modules: &Modules, needs: &Needs<'_>, directory: &Path) -> Result<Vec<Wanted>, Failure> {
+fn select(
+    modules: &Modules,
+    needs: &Needs<'_>,
+    transport: Transport,
+    directory: &Path,
+) -> Result<Vec<Wanted>, Failure> {
     let mut wanted = Vec::new();
-    for name in [transport(needs.transport), "virtio_blk"] {
+    for name in [driver(transport), "virtio_blk"] {
         match modules.has(name) {
             Has::Not => {
                 return Err(Failure::new(

@@ -42,7 +42,7 @@ fn modules_stand_in_the_order_to_load_them_in() {
     let needs = needs(&kernel, Transport::Mmio);
     let directory = tree.path().join("modules/6.1.0-test");
     let modules = Modules::read(&directory).unwrap();
-    let wanted = select(&modules, &needs, &directory).unwrap();
+    let wanted = select(&modules, &needs, needs.transport, &directory).unwrap();
     let lines: Vec<_> = wanted
         .iter()
         .map(|(group, file)| format!("{group} {file}"))
@@ -79,10 +79,22 @@ fn a_kernel_without_the_machines_drivers_is_refused() {
     let needs = needs(&kernel, Transport::Pci);
     let directory = tree.path().join("modules/6.1.0-test");
     let modules = Modules::read(&directory).unwrap();
-    let error = select(&modules, &needs, &directory)
+    let error = select(&modules, &needs, needs.transport, &directory)
         .unwrap_err()
         .to_string();
     assert!(error.contains("no module virtio_pci"), "{error}");
+}
+
+#[test]
+fn the_kernel_decides_on_the_transport_where_nobody_does() {
+    let tree = tree();
+    let directory = tree.path().join("modules/6.1.0-test");
+    let modules = Modules::read(&directory).unwrap();
+    assert_eq!(choose(&modules, Transport::Auto), Transport::Mmio);
+    assert_eq!(choose(&modules, Transport::Pci), Transport::Pci);
+    fs::write(directory.join("modules.builtin"), "kernel/virtio_pci.ko\n").unwrap();
+    let modules = Modules::read(&directory).unwrap();
+    assert_eq!(choose(&modules, Transport::Auto), Transport::Pci);
 }
 
 #[test]
@@ -107,5 +119,6 @@ fn what_was_made_is_kept_and_found() {
     file.read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!((size, &bytes), (7, b"archive"));
     let other = needs(Path::new("k"), Transport::Pci);
-    assert_ne!(super::key(&other, "1", "2"), super::key(&other, "1", "3"));
+    let key = |agent: &str| super::key(&other, Transport::Pci, &["1".into(), agent.into()]);
+    assert_ne!(key("2"), key("3"));
 }

@@ -48,10 +48,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH[,OPTION…]")]
     pub disk: Vec<DiskArg>,
 
-    /// How the guest finds its devices: at addresses that ACPI tells, or on a PCI bus [default: mmio]
+    /// How the guest finds its devices: at addresses that ACPI tells, or on a PCI bus [default: auto]
     ///
-    /// With pci=off in the kernel's arguments it is mmio.
-    #[arg(long, value_name = "mmio|pci", value_parser = named::<Transport>)]
+    /// auto is pci where the kernel's modules have a driver for it, and the initial RAM disk is made of them. With pci=off in the
+    /// kernel's arguments it is mmio.
+    #[arg(long, value_name = "auto|mmio|pci", value_parser = named::<Transport>)]
     pub transport: Option<Transport>,
 
     /// VM definition (JSON, Firecracker's format and more); flags override it

@@ -1,10 +1,14 @@
 //! The initial RAM disk: the one that is named, or one that is made for a kernel with its drivers in modules.
-use std::{fs::File, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 use protocol::filesystem::{Kind, identify};
 use vmm::{
     boot::{cache::Cache, initrd::Initrd, kernel::Kernel},
-    config::{Definition, Drive, boot_args},
+    config::{Definition, Drive, Transport, boot_args},
 };
 
 use super::parts::open_file;
@@ -14,7 +18,8 @@ use crate::{
     paths::Paths,
 };
 
-/// The RAM disk that the definition names; made, where it names none and has disks.
+/// The RAM disk that the definition names; made, where it names none and has disks. And how the guest finds its devices: where the
+/// definition leaves that open, what is made decides.
 ///
 /// # Errors
 /// When it cannot be read, or not be made though the kernel has modules.
@@ -23,21 +28,20 @@ pub(super) fn open(
     kernel: &Kernel,
     paths: &Paths,
     verbose: bool,
-) -> Result<Option<Initrd>, Failure> {
+) -> Result<(Option<Initrd>, Transport), Failure> {
+    let transport = definition.effective_transport();
     if let Some(path) = &definition.boot_source.initrd_path {
-        return open_named(path).map(Some);
+        return Ok((Some(open_named(path)?), transport));
     }
     let kernel_path = &definition.boot_source.kernel_image_path;
-    let Some(release) = release(kernel, kernel_path) else {
-        return Ok(None);
+    let release = release(kernel, kernel_path).filter(|_| !definition.drives.is_empty());
+    let Some(release) = release else {
+        return Ok((None, transport));
     };
-    if definition.drives.is_empty() {
-        return Ok(None);
-    }
     let needs = Needs {
         release,
         kernel: kernel_path,
-        transport: definition.effective_transport(),
+        transport,
         file_systems: file_systems(definition),
     };
     let cache = paths.cache.as_ref();
@@ -47,31 +51,37 @@ pub(super) fn open(
         report(&made);
     }
     match made {
-        Made::Archive(file, _) => {
+        Made::Archive {
+            file, transport, ..
+        } => {
             let initrd = Initrd::open(file);
-            let failed = |error| Failure::new("the initial RAM disk", error);
-            initrd.map(Some).map_err(failed)
+            let initrd = initrd.map_err(|error| Failure::new("the initial RAM disk", error))?;
+            Ok((Some(initrd), transport))
         }
-        Made::NotNeeded => Ok(None),
+        Made::NotNeeded(transport) => Ok((None, transport)),
         Made::NoModules(places) => {
-            let places: Vec<_> = places
-                .iter()
-                .map(|place| place.display().to_string())
-                .collect();
-            eprintln!(
-                "ampoule: note: no modules for kernel {release} (looked in {}): its drivers for disks must be built in (hint: --initrd)",
-                places.join(", ")
-            );
-            Ok(None)
+            note_no_modules(release, &places);
+            Ok((None, transport))
         }
     }
 }
 
+/// It may well have all that it needs built in. If not, this is what its panic is about.
+fn note_no_modules(release: &str, places: &[PathBuf]) {
+    let places: Vec<_> = (places.iter())
+        .map(|place| place.display().to_string())
+        .collect();
+    eprintln!(
+        "ampoule: note: no modules for kernel {release} (looked in {}): its drivers for disks must be built in (hint: --initrd)",
+        places.join(", ")
+    );
+}
+
 fn report(made: &Made) {
     let text = match made {
-        Made::Archive(_, true) => "generated, from the cache",
-        Made::Archive(_, false) => "generated",
-        Made::NotNeeded => "not needed: the drivers are built in",
+        Made::Archive { cached: true, .. } => "generated, from the cache",
+        Made::Archive { cached: false, .. } => "generated",
+        Made::NotNeeded(_) => "not needed: the drivers are built in",
         Made::NoModules(_) => return,
     };
     eprintln!("ampoule: initial RAM disk: {text}");

@@ -29,10 +29,10 @@ pub(super) fn open(
 ) -> Result<Parts, Failure> {
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
-    let command_line = command_line(definition)?;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
     let devices = disk::open(definition)?;
-    let initrd = initrd::open(definition, &kernel, paths, verbose)?;
+    let (initrd, transport) = initrd::open(definition, &kernel, paths, verbose)?;
+    let command_line = command_line(definition, transport)?;
     let hypervisor =
         Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
     let ram = machine.mem_size_mib * MIB;
@@ -66,17 +66,15 @@ pub(super) fn open(
         },
         pmu: machine.pmu,
         devices,
-        transport: definition.effective_transport(),
+        transport,
     })
 }
 
 /// The user's parameters over the defaults, of which the root device is one.
-fn command_line(definition: &Definition) -> Result<String, Failure> {
+fn command_line(definition: &Definition, transport: Transport) -> Result<String, Failure> {
     let boot = &definition.boot_source;
     let mut defaults = boot_args::DEFAULTS.to_vec();
-    defaults.push(boot_args::pci(
-        definition.effective_transport() == Transport::Pci,
-    ));
+    defaults.push(boot_args::pci(transport == Transport::Pci));
     defaults.extend(definition.root_drive().map(boot_args::root_of));
     boot_args::merge_over(&defaults, boot.boot_args.as_deref().unwrap_or_default())
         .map_err(|error| Failure::new("--cmdline", error))

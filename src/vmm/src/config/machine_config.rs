@@ -71,7 +71,7 @@ impl Default for MachineConfig {
             huge_pages: HugePages::None,
             shared_memory: false,
             pmu: false,
-            transport: Transport::Mmio,
+            transport: Transport::Auto,
         }
     }
 }
@@ -92,8 +92,11 @@ string_enum! {
 string_enum! {
     /// How a guest finds its devices.
     Transport {
-        /// At fixed addresses, which ACPI tells.
+        /// On a PCI bus where it is known that the kernel has a driver for one: where its drivers are in modules, and the initial RAM disk
+        /// is made of them. Else at fixed addresses.
         #[default]
+        Auto = "auto",
+        /// At fixed addresses, which ACPI tells.
         Mmio = "mmio",
         /// On a PCI bus.
         Pci = "pci",
