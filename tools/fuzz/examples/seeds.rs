@@ -1,12 +1,23 @@
-//! Writes the corpus that is checked in: `cargo run --example seeds`, from this directory.
+//! Writes the corpus that is checked in and made by program: `cargo run --example seeds`, from this directory.
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use vmm::testing::kernel_image::{BzImage, Compression, Elf};
 
-fn main() -> std::io::Result<()> {
-    let directory = Path::new("corpus/kernel_loading");
-    fs::create_dir_all(directory)?;
+fn main() -> io::Result<()> {
+    kernels(&directory("kernel_loading")?)?;
+    disks(&directory("block")?)?;
+    drivers(&directory("transports")?)
+}
+
+fn directory(target: &str) -> io::Result<std::path::PathBuf> {
+    let directory = Path::new("corpus").join(target);
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+fn kernels(directory: &Path) -> io::Result<()> {
     let small = Elf::new(0x100_0000)
         .load(0x100_0000, &[0xf4; 64], 0x2000)
         .load(0x200_0000, &[0; 64], 64)
@@ -22,4 +33,96 @@ fn main() -> std::io::Result<()> {
         fs::write(directory.join(format!("vmlinux-{name}")), file)?;
     }
     Ok(())
+}
+
+/// Where the target has the rings, and where requests are here.
+const AVAILABLE: usize = 0x400;
+const HEADER: usize = 0x800;
+const DATA: usize = 0x900;
+const STATUS: usize = 0xb00;
+
+/// Requests of each type, one in a queue: a header, data, a status.
+fn disks(directory: &Path) -> io::Result<()> {
+    for (name, kind, data_flags) in [
+        ("read", 0, 2),
+        ("write", 1, 0),
+        ("flush", 4, 2),
+        ("get-id", 8, 2),
+        ("discard", 11, 0),
+        ("write-zeroes", 13, 0),
+    ] {
+        let mut ram = vec![0; 0xb01];
+        describe(&mut ram, 0, HEADER, 16, 1, 1);
+        describe(&mut ram, 1, DATA, 512, data_flags | 1, 2);
+        describe(&mut ram, 2, STATUS, 1, 2, 0);
+        ram[AVAILABLE + 2] = 1;
+        ram[HEADER] = kind;
+        ram[HEADER + 8] = 3;
+        // A range, for those that take some: 8 sectors from sector 16 on.
+        ram[DATA] = 16;
+        ram[DATA + 8] = 8;
+        ram.insert(0, kind & 3);
+        fs::write(directory.join(name), ram)?;
+    }
+    Ok(())
+}
+
+fn describe(ram: &mut [u8], index: usize, address: usize, length: u32, flags: u16, next: u16) {
+    let at = 16 * index;
+    ram[at..at + 8].copy_from_slice(&(address as u64).to_le_bytes());
+    ram[at + 8..at + 12].copy_from_slice(&length.to_le_bytes());
+    ram[at + 12..at + 14].copy_from_slice(&flags.to_le_bytes());
+    ram[at + 14..at + 16].copy_from_slice(&next.to_le_bytes());
+}
+
+/// One of the target's operations: its kind, an offset of 24 bits, a value.
+fn operation(kind: u8, offset: u32, value: u32) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    bytes.extend_from_slice(&offset.to_le_bytes()[..3]);
+    bytes.extend_from_slice(&value.to_le_bytes());
+    bytes
+}
+
+/// Accesses of one, two and four bytes.
+const BYTE: u8 = 0;
+const WORD: u8 = 1 << 6;
+const LONG: u8 = 2 << 6;
+
+/// Drivers that get as far as a request.
+fn drivers(directory: &Path) -> io::Result<()> {
+    let request = [
+        operation(11, 8, 64),         // descriptor 0: 64 bytes,
+        operation(11, 12, 2),         // to be written
+        operation(11, 0x102, 1),      // available
+        operation(14, 0, 0),          // served, over MMIO
+        operation(14 | 1 << 4, 0, 0), // and on PCI
+        operation(LONG | 1, 0x70, 0), // reset
+    ];
+    // Rings at 0, 0x100 and 0x200.
+    let mmio = [operation(10, 0, 0x0201_0000)];
+    fs::write(
+        directory.join("mmio"),
+        [&mmio[..], &request].concat().concat(),
+    )?;
+    let common = |size, offset, value| operation(size | 3, offset, value);
+    let pci = [
+        operation(LONG | 7, 0x0804, 7), // 00:01.0 answers and may use memory
+        common(BYTE, 0x14, 1),
+        common(BYTE, 0x14, 3),
+        common(LONG, 0x08, 1),
+        common(LONG, 0x0c, 1),
+        common(LONG, 0x08, 0),
+        common(LONG, 0x0c, 0x3000_0005),
+        common(BYTE, 0x14, 11),
+        common(WORD, 0x16, 0),
+        common(WORD, 0x18, 16),
+        common(LONG, 0x28, 0x100),
+        common(LONG, 0x30, 0x200),
+        common(WORD, 0x1c, 1),
+        common(BYTE, 0x14, 15),
+    ];
+    fs::write(
+        directory.join("pci"),
+        [&pci[..], &request].concat().concat(),
+    )
 }
