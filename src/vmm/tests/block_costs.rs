@@ -5,6 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
 };
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -66,8 +67,20 @@ impl Driver {
             queues: 1,
         };
         let mut block = Block::new(options, "disk".into(), engine).expect("a disk");
-        let confine: Confine = Arc::new(|_| ());
+        let started = Arc::new(AtomicU64::new(0));
+        let confine: Confine = Arc::new({
+            let started = started.clone();
+            move |_| _ = started.fetch_add(1, Ordering::Release)
+        });
         block.start_threads(&confine).expect("threads");
+        // A thread allocates while it starts, which a busy host may put off until requests are under way.
+        let threads = match engine {
+            Choice::Best => 1,
+            Choice::Threads => 4,
+        };
+        while started.load(Ordering::Acquire) < threads {
+            thread::yield_now();
+        }
         let (edges, line) = Edges::line();
         let queue = DriverQueue::new(memory.clone(), 0x1000, 256);
         let frozen = queue.setup().freeze(&memory, false).expect("a queue");
