@@ -23,6 +23,8 @@ pub enum Image {
     Initrd,
     /// The same, after loading the given kernel's drivers for the power button, input devices and disks, where it has none.
     DriversInitrd,
+    /// The same with fio.
+    FioInitrd,
 }
 
 impl Image {
@@ -39,6 +41,7 @@ impl Image {
             Self::Elf => "AMPOULE_TEST_ELF",
             Self::Initrd => "AMPOULE_TEST_INITRD",
             Self::DriversInitrd => "AMPOULE_TEST_INITRD_DRIVERS",
+            Self::FioInitrd => "AMPOULE_TEST_INITRD_FIO",
         };
         match env::var_os(variable) {
             Some(path) => path.into(),
