@@ -13,6 +13,7 @@
 mod deadline;
 mod guest;
 pub mod handmade;
+mod host_disk;
 mod launch;
 pub mod linux;
 mod program;
@@ -20,6 +21,7 @@ mod terminal;
 mod transcript;
 
 pub use guest::{Finished, Guest};
+pub use host_disk::HostDisk;
 pub use launch::Launch;
 pub use program::{ampoule, project_file};
 pub use terminal::{Modes, Terminal};
