@@ -1,4 +1,4 @@
-//! A file system of the host's own that a test may fill, or take away as a failing host would.
+//! Disks of the host's own that a test may fill, or take away as a failing host would.
 use std::{
     fs::File,
     io,
@@ -46,6 +46,20 @@ impl HostDisk {
         self.mounted.path().join(name)
     }
 
+    /// Leaves no room in it, until what is returned goes.
+    ///
+    /// # Panics
+    /// When it cannot be filled.
+    pub fn fill(&self) -> NamedTempFile {
+        let mut ballast = NamedTempFile::new_in(self.mounted.path()).expect("there is some room");
+        let filled = io::copy(&mut io::repeat(b'x'), &mut ballast);
+        assert_eq!(
+            filled.map_err(|error| error.kind()),
+            Err(io::ErrorKind::StorageFull)
+        );
+        ballast
+    }
+
     /// What a power failure does: what is not on the disk yet is lost, and every call fails.
     ///
     /// # Panics
@@ -84,8 +98,39 @@ impl Drop for HostDisk {
     }
 }
 
-fn run(program: &str, options: &[&str], paths: &[&Path]) {
+/// A block device whose sectors are in a file. It goes when it goes out of scope.
+#[derive(Debug)]
+pub struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    /// One of `file`.
+    ///
+    /// # Panics
+    /// When it cannot be made: that needs root.
+    pub fn of(file: &Path) -> Self {
+        let path = run("losetup", &["--find", "--show"], &[file]);
+        Self(path.trim_end().into())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+/// What it prints.
+fn run(program: &str, options: &[&str], paths: &[&Path]) -> String {
     let output = Command::new(program).args(options).args(paths).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -21,7 +21,7 @@ mod terminal;
 mod transcript;
 
 pub use guest::{Finished, Guest};
-pub use host_disk::HostDisk;
+pub use host_disk::{HostDisk, LoopDevice};
 pub use launch::Launch;
 pub use program::{ampoule, project_file};
 pub use terminal::{Modes, Terminal};

@@ -10,8 +10,8 @@ use std::{
 };
 
 use ampoule_tests::{
-    Finished, HostDisk,
-    linux::{Image, Linux, linux},
+    Finished, HostDisk, LoopDevice,
+    linux::{Image, Linux, Report, linux},
 };
 use rustix::process::Signal;
 use tempfile::NamedTempFile;
@@ -290,6 +290,41 @@ n=0; while w vda $n $S && w vdb $n $S && w vdc $n \"$D\"; do echo ack $n; n=$((n
 }
 
 #[test]
+fn no_flush_succeeds_behind_one_that_failed() {
+    if is_stock() && !is_full() {
+        return; // It is the host's doing.
+    }
+    // What host disks are that promise more room than there is: writing fails when the page cache is written back.
+    let host = HostDisk::new(8 * MIB);
+    let thin = host.file("thin");
+    let made = fs::File::create(&thin).and_then(|file| file.set_len(2 * MIB));
+    made.expect("a sparse file");
+    let ballast = host.fill();
+    let device = LoopDevice::of(&thin);
+    let mut guest = with_disks(&[device.path().display().to_string()])
+        .script(&format!(
+            "{ACKNOWLEDGE}
+f() {{ dd if=/dev/null of=/dev/vda $S 2>/dev/null; echo $1=$?; }}
+f empty; w vda 3 \"$D\"; echo written=$?; f failed; read x; f behind; w vda 3 \"$D\"; f last"
+        ))
+        .start();
+    guest.wait_for("failed=");
+    drop(ballast);
+    guest.type_line("");
+    let finished = guest.finish();
+    assert_eq!(finished.code, 0, "{}", finished.console());
+    let report = Report::of(&finished);
+    assert_eq!(report.number("empty"), 0);
+    assert_eq!(report.number("written"), 0);
+    // The host has forgotten by then that what block 3 holds was never written.
+    for flush in ["failed", "behind", "last"] {
+        assert_ne!(report.number(flush), 0, "{flush}: {}", report.stderr);
+    }
+    assert!(report.stderr.contains("cannot flush"), "{}", report.stderr);
+    assert!(report.stderr.contains("may be lost"), "{}", report.stderr);
+}
+
+#[test]
 fn limits_are_kept_to_a_tenth() {
     if is_stock() {
         return; // It is the same whoever is limited.
@@ -372,7 +407,7 @@ $F=/dev/vdc $L --verify=crc32c >/dev/null; echo deleted=$?"
         finished.console(),
         finished.stderr
     );
-    let report = ampoule_tests::linux::Report::of(&finished);
+    let report = Report::of(&finished);
     assert_ne!(report.number("full"), 0);
     assert_eq!(report.number("reads"), 0);
     assert_eq!(report.number("room"), 0);

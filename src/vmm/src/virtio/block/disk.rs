@@ -119,7 +119,12 @@ impl Disk {
 
     /// Says that the host refused `io`: its guest has an I/O error now.
     pub(super) fn complain(&self, io: &Io, error: &io::Error) {
-        self.notices.say(format_args!("{io}: {error}"));
+        let hint = if self.image().has_lost() {
+            " (what was written may be lost: no flush succeeds until the image is opened again)"
+        } else {
+            ""
+        };
+        self.notices.say(format_args!("{io}: {error}{hint}"));
     }
 
     /// Says that the driver broke the rules.

@@ -3,6 +3,7 @@ use std::{
     fs::File,
     io::{self, Seek, SeekFrom},
     os::fd::{AsFd, AsRawFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -12,6 +13,8 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 pub struct Image {
     file: File,
     direct: Option<Direct>,
+    /// Whether the host failed to write back what it had taken.
+    lost: AtomicBool,
 }
 
 /// The same image without the host's page cache.
@@ -31,7 +34,11 @@ pub(super) struct Alignment {
 impl Image {
     /// The image in `file`, through the host's page cache.
     pub fn cached(file: File) -> Self {
-        Self { file, direct: None }
+        Self {
+            file,
+            direct: None,
+            lost: AtomicBool::new(false),
+        }
     }
 
     /// The image in `file`, around the page cache by `direct`, which has the same open with `O_DIRECT`. What is not aligned as the
@@ -44,6 +51,7 @@ impl Image {
                 file: direct,
                 alignment,
             }),
+            lost: AtomicBool::new(false),
         }
     }
 
@@ -53,6 +61,16 @@ impl Image {
     /// What the host says.
     pub fn bytes(&self) -> io::Result<u64> {
         (&self.file).seek(SeekFrom::End(0))
+    }
+
+    /// The host failed to write back what it had taken: what is in the image is not known any more.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// Whether that happened since it was opened.
+    pub(super) fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     /// How transfers must be aligned to go around the page cache; none when they never do.

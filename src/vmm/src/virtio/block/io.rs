@@ -170,6 +170,25 @@ impl Io {
         }
     }
 
+    /// What the host's answer means where it has failed to write back what it had taken. It says so to whoever flushes first, and then
+    /// counts what it could not write as written (`fsync(2)`): the next flush would succeed, and lie. So none does, from then on, nor a
+    /// write that is to be durable.
+    pub(super) fn judge(&self, answer: i32, image: &Image) -> i32 {
+        let lost = match self.call {
+            Call::Flush => [-libc::EIO, -libc::ENOSPC, -libc::EDQUOT].contains(&answer),
+            // For want of room it is refused before the host takes it.
+            Call::Write { durable: true } => answer == -libc::EIO,
+            _ => return answer,
+        };
+        if lost {
+            image.lose();
+        }
+        match answer {
+            0.. if image.has_lost() => -libc::EIO,
+            answer => answer,
+        }
+    }
+
     /// Takes the host's answer, as a count or a negative error number.
     pub(super) fn progress(&mut self, answer: i32) -> Progress {
         let done = match u64::try_from(answer) {
@@ -266,5 +285,63 @@ fn failure(answer: i32) -> Progress {
     match answer.wrapping_neg() {
         libc::EINTR => Progress::More,
         number => Progress::Failed(io::Error::from_raw_os_error(number)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLUSH: Call = Call::Flush;
+    const WRITE: Call = Call::Write { durable: false };
+    const DURABLE: Call = Call::Write { durable: true };
+
+    fn image() -> Image {
+        Image::cached(tempfile::tempfile().unwrap())
+    }
+
+    fn judge(image: &Image, call: Call, answer: i32) -> i32 {
+        let mut io = Io::with_capacity(0);
+        let (offset, length) = (0, 512);
+        io.set(call, Extent { offset, length });
+        io.judge(answer, image)
+    }
+
+    #[test]
+    fn no_flush_succeeds_behind_one_that_failed() {
+        for (call, error) in [
+            (FLUSH, libc::EIO),
+            (FLUSH, libc::ENOSPC),
+            (FLUSH, libc::EDQUOT),
+            (DURABLE, libc::EIO),
+        ] {
+            let image = image();
+            assert_eq!(judge(&image, FLUSH, 0), 0);
+            assert_eq!(judge(&image, call, -error), -error);
+            assert_eq!(judge(&image, FLUSH, 0), -libc::EIO);
+            assert_eq!(judge(&image, DURABLE, 512), -libc::EIO);
+            // What promises nothing goes on.
+            assert_eq!(judge(&image, WRITE, 512), 512);
+            assert_eq!(judge(&image, Call::Read, 512), 512);
+            assert_eq!(judge(&image, Call::Punch, 0), 0);
+        }
+    }
+
+    #[test]
+    fn what_the_host_refuses_at_once_is_not_lost() {
+        let image = image();
+        for (call, error) in [
+            (DURABLE, libc::ENOSPC),
+            (WRITE, libc::EIO),
+            (WRITE, libc::ENOSPC),
+            (Call::Read, libc::EIO),
+            (Call::Zero, libc::EOPNOTSUPP),
+            (FLUSH, libc::EINTR),
+            (FLUSH, libc::EINVAL),
+        ] {
+            assert_eq!(judge(&image, call, -error), -error);
+            assert_eq!(judge(&image, FLUSH, 0), 0);
+            assert_eq!(judge(&image, DURABLE, 512), 512);
+        }
     }
 }

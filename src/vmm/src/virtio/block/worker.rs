@@ -256,6 +256,7 @@ impl Bench {
         } = answered;
         let request = self.requests[usize::from(tag)].take();
         let request = request.expect("a request for each call");
+        let answer = io.judge(answer, &self.image);
         match request.answered(&mut io, answer, self.common.disk.cache()) {
             Next::Perform => {
                 self.requests[usize::from(tag)] = Some(request);
