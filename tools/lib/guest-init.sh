@@ -10,7 +10,7 @@ export PATH=/bin HOME=/root TERM=linux
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
+[ -e /dev/null ] || mount -t devtmpfs devtmpfs /dev
 # Kernels have ioperm or /dev/port, seldom both: Debian's cloud kernels lack the second.
 /guest-marker || printf A | dd of=/dev/port bs=1 seek=128 conv=notrunc 2>/dev/null
 echo 'ampoule-guest: user space'

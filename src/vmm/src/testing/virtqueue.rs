@@ -97,6 +97,12 @@ impl DriverQueue {
         head
     }
 
+    /// Whether the device wants to be rung: its used ring's flags do not say that it looks by itself (without EVENT_IDX).
+    pub fn wants_bell(&self) -> bool {
+        let flags = self.memory.read_obj::<u16>(GuestAddress(self.base + USED));
+        flags.expect("there are rings") & 1 == 0
+    }
+
     /// The next chain that came back: its head and how many bytes the device wrote.
     pub fn used(&mut self) -> Option<(u32, u32)> {
         let used = self.base + USED;

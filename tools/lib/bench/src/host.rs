@@ -156,11 +156,7 @@ fn write_guests(kind: Kind, work: &Path) -> io::Result<Guests> {
     let write = |name: &str, says_byte, then| {
         let kernel: PathBuf = work.join(format!("guest-{name}-{then:?}"));
         fs::write(&kernel, elf::guest(says_byte, then))?;
-        Ok::<_, io::Error>(Guest {
-            kernel,
-            initrd: None,
-            cpus: 1,
-        })
+        Ok::<_, io::Error>(Guest::new(kernel, None, 1))
     };
     Ok(Guests {
         idle: write("says", true, Then::Idle)?,

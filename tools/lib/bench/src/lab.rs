@@ -209,14 +209,9 @@ fn cases(plan: &Plan, programs: &[Program], idle: &Path) -> Vec<Case> {
     let mut cases = Vec::new();
     for program in programs {
         let ours = program.kind == Kind::Ampoule;
-        let guest = |files: &KernelFiles, cpus| Guest {
-            kernel: if ours {
-                files.image.clone()
-            } else {
-                files.elf.clone()
-            },
-            initrd: Some(idle.into()),
-            cpus,
+        let guest = |files: &KernelFiles, cpus| {
+            let kernel = if ours { &files.image } else { &files.elf };
+            Guest::new(kernel.clone(), Some(idle.into()), cpus)
         };
         if let Some(own) = &plan.own {
             for cpus in if ours { &[1, 2, 4][..] } else { &[1] } {

@@ -1,5 +1,7 @@
 //! The timing behind `tools/bench boot`: what a shell is too slow to measure, and what makes a table of it.
 pub mod cpio;
+pub mod disk_lab;
+pub mod disk_path;
 pub mod elf;
 pub mod floor;
 pub mod host;

@@ -7,19 +7,27 @@ use std::{
     process::ExitCode,
 };
 
-use ampoule_bench::{host, lab, programs, report, results::Results, svg};
+use ampoule_bench::{
+    disk_lab, disk_path, host, lab, programs, report,
+    results::{Results, Subject},
+    svg,
+};
 
 const USAGE: &str = "\
 ampoule-bench host --ampoule FILE --work DIRECTORY --items 1,2,3,6 --rounds N --seed N
+ampoule-bench disk-path --work DIRECTORY --rounds N --seed N
+ampoule-bench disk-lab --ampoule FILE --work DIRECTORY --rounds N --seed N --kernel FILE --initrd FILE
 ampoule-bench lab --ampoule FILE --work DIRECTORY --rounds N --seed N --clock instructions|time
                   --stock-image FILE --stock-elf FILE [--own-image FILE --own-elf FILE]
-ampoule-bench report [--json yes] [--svg FILE] [--save FILE] RESULTS…";
+ampoule-bench report [--subject boot|block] [--json yes] [--svg FILE] [--save FILE] RESULTS…";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let part = arguments.next().unwrap_or_default();
     let done = Options::parse(arguments).and_then(|options| match part.as_str() {
         "host" => host_part(&options),
+        "disk-path" => disk_path_part(&options),
+        "disk-lab" => disk_lab_part(&options),
         "lab" => lab_part(&options),
         "report" => report_part(&options),
         _ => Err(io::Error::other(USAGE)),
@@ -95,6 +103,26 @@ fn host_part(options: &Options) -> io::Result<()> {
     )?)
 }
 
+fn disk_path_part(options: &Options) -> io::Result<()> {
+    print(&disk_path::measure(
+        options.number("rounds")?,
+        options.number("seed")?,
+        Path::new(options.need("work")?),
+    )?)
+}
+
+fn disk_lab_part(options: &Options) -> io::Result<()> {
+    let (programs, absent) = programs::find(Path::new(options.need("ampoule")?))?;
+    let plan = disk_lab::Plan {
+        rounds: options.number("rounds")?,
+        seed: options.number("seed")?,
+        kernel: options.need("kernel")?.into(),
+        initrd: options.need("initrd")?.into(),
+    };
+    let work = Path::new(options.need("work")?);
+    print(&disk_lab::measure(&plan, &programs, absent, work)?)
+}
+
 fn lab_part(options: &Options) -> io::Result<()> {
     let (programs, absent) = programs::find(Path::new(options.need("ampoule")?))?;
     let files = |kind: &str| {
@@ -126,6 +154,10 @@ fn report_part(options: &Options) -> io::Result<()> {
             .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
         results.merge(part);
     }
+    results.subject = match options.get("subject") {
+        Some("block") => Subject::Block,
+        _ => Subject::Boot,
+    };
     let object = serde_json::to_string_pretty(&report::object(&results))?;
     if let Some(path) = options.get("save") {
         fs::write(path, format!("{object}\n"))?;

@@ -49,6 +49,52 @@ pub struct Guest {
     pub initrd: Option<PathBuf>,
     /// vCPUs.
     pub cpus: u32,
+    /// A raw image, for it to write to.
+    pub disk: Option<PathBuf>,
+    /// How it finds its devices, where that can be chosen.
+    pub transport: Option<&'static str>,
+    /// A script for its init to run (`ampoule.run=`).
+    pub script: Option<String>,
+}
+
+impl Guest {
+    /// A guest without more.
+    pub fn new(kernel: PathBuf, initrd: Option<PathBuf>, cpus: u32) -> Self {
+        Self {
+            kernel,
+            initrd,
+            cpus,
+            disk: None,
+            transport: None,
+            script: None,
+        }
+    }
+
+    fn parameters(&self, kind: Kind) -> String {
+        let mut parameters = kind.linux_parameters();
+        if let Some(script) = &self.script {
+            parameters.push_str(&format!(" ampoule.run={}", base64(script.as_bytes())));
+        }
+        parameters
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = [0, 1, 2].map(|index| u32::from(chunk.get(index).copied().unwrap_or(0)));
+        let word = word[0] << 16 | word[1] << 8 | word[2];
+        for (digit, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+            let value = usize::try_from(word >> shift & 63).unwrap_or(0);
+            text.push(if digit <= chunk.len() {
+                char::from(DIGITS[value])
+            } else {
+                '='
+            });
+        }
+    }
+    text
 }
 
 /// Linux's parameters, the same for everyone: what is ours by default. Each monitor's own manual adds to it, below.
@@ -101,7 +147,13 @@ impl Program {
                     command
                         .arg("--initrd")
                         .arg(initrd)
-                        .args(["--cmdline", &self.kind.linux_parameters()]);
+                        .args(["--cmdline", &guest.parameters(self.kind)]);
+                }
+                if let Some(disk) = &guest.disk {
+                    command.arg("--disk").arg(disk);
+                }
+                if let Some(transport) = guest.transport {
+                    command.args(["--transport", transport]);
                 }
             }
             Kind::Firecracker => {
@@ -125,7 +177,13 @@ impl Program {
                     command
                         .arg("--initramfs")
                         .arg(initrd)
-                        .args(["--cmdline", &self.kind.linux_parameters()]);
+                        .args(["--cmdline", &guest.parameters(self.kind)]);
+                }
+                if let Some(disk) = &guest.disk {
+                    // It uses io_uring where the host has it.
+                    command
+                        .arg("--disk")
+                        .arg(format!("path={}", disk.display()));
                 }
             }
             Kind::Qemu => {
@@ -152,7 +210,15 @@ impl Program {
                     command
                         .arg("-initrd")
                         .arg(initrd)
-                        .args(["-append", &self.kind.linux_parameters()]);
+                        .args(["-append", &guest.parameters(self.kind)]);
+                }
+                if let Some(disk) = &guest.disk {
+                    command.args(["-object", "iothread,id=io", "-drive"]);
+                    command.arg(format!(
+                        "id=disk,if=none,format=raw,aio=io_uring,cache=writeback,file={}",
+                        disk.display()
+                    ));
+                    command.args(["-device", "virtio-blk-device,drive=disk,iothread=io"]);
                 }
             }
         }
@@ -163,11 +229,19 @@ impl Program {
         let mut boot = json!({ "kernel_image_path": guest.kernel });
         if let Some(initrd) = &guest.initrd {
             boot["initrd_path"] = json!(initrd);
-            boot["boot_args"] = json!(self.kind.linux_parameters());
+            boot["boot_args"] = json!(guest.parameters(self.kind));
         }
+        let drives: Vec<_> = (guest.disk.iter())
+            .map(|disk| {
+                json!({
+                    "drive_id": "disk", "path_on_host": disk, "is_root_device": false, "is_read_only": false,
+                    "cache_type": "Writeback", "io_engine": "Async",
+                })
+            })
+            .collect();
         let definition = json!({
             "boot-source": boot,
-            "drives": [],
+            "drives": drives,
             "machine-config": { "vcpu_count": guest.cpus, "mem_size_mib": MEMORY_MIB },
         });
         let kernel = guest
@@ -260,9 +334,8 @@ mod tests {
             version: String::new(),
         };
         let guest = Guest {
-            kernel: "/k".into(),
-            initrd: initrd.then(|| "/i".into()),
-            cpus: 2,
+            disk: initrd.then(|| "/disk".into()),
+            ..Guest::new("/k".into(), initrd.then(|| "/i".into()), 2)
         };
         let directory = tempfile::tempdir().unwrap();
         let command = program.command(&guest, directory.path()).unwrap();
@@ -287,12 +360,19 @@ mod tests {
             Kind::Qemu,
         ] {
             let line = words(kind, true);
-            for part in ["/k", "/i", "128", "quiet"] {
+            for part in ["/k", "/i", "128", "quiet", "/disk"] {
                 assert!(line.contains(part), "{kind:?}: {part} in {line}");
             }
             assert!(line.contains('2'), "{line}");
             assert!(!words(kind, false).contains("/i"));
         }
+    }
+
+    #[test]
+    fn scripts_travel_in_base64() {
+        assert_eq!(base64(b"ab"), "YWI=");
+        assert_eq!(base64(b"abc"), "YWJj");
+        assert_eq!(base64(b"\xff"), "/w==");
     }
 
     #[test]

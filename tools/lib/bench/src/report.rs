@@ -5,8 +5,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
+    disk_path::FIO,
     floor::{BARE_FLOOR, FLOOR},
-    results::Results,
+    results::{Results, Subject},
     stats::Summary,
 };
 
@@ -21,6 +22,10 @@ enum Against {
     Floor,
     /// The least of the rivals'.
     BestRival,
+    /// A program's that is no rival.
+    Program(&'static str),
+    /// The same, by the difference.
+    Above(&'static str),
     /// Another quantity of ours.
     Ours(&'static str),
     /// What each further vCPU adds to this quantity of ours, as a share of it.
@@ -43,7 +48,18 @@ const fn limit(item: u8, measure: &'static str, against: Against, at_most: f64) 
     }
 }
 
-const LIMITS: [Limit; 16] = [
+const BLOCK_LIMITS: [Limit; 8] = [
+    limit(2, "read_4k_1", Against::BestRival, 1.0),
+    limit(2, "write_4k_1", Against::BestRival, 1.0),
+    limit(2, "read_4k_32", Against::BestRival, 1.0),
+    limit(2, "write_4k_32", Against::BestRival, 1.0),
+    limit(2, "read_128k_1", Against::BestRival, 1.0),
+    limit(3, "path_time_32", Against::Program(FIO), 1.0 / 0.9),
+    limit(3, "path_time_1", Against::Above(FIO), 2.0),
+    limit(4, "disk_dirty", Against::Itself, 0.8),
+];
+
+const BOOT_LIMITS: [Limit; 16] = [
     limit(1, "first_byte", Against::Floor, 2.0),
     limit(1, "first_byte", Against::BestRival, 0.5),
     limit(1, "system_calls", Against::Itself, 100.0),
@@ -93,7 +109,11 @@ pub struct Verdict {
 
 /// Judges every limit of the items that were measured.
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
-    LIMITS.iter().map(|limit| judge(limit, results)).collect()
+    let limits: &[Limit] = match results.subject {
+        Subject::Boot => &BOOT_LIMITS,
+        Subject::Block => &BLOCK_LIMITS,
+    };
+    limits.iter().map(|limit| judge(limit, results)).collect()
 }
 
 fn judge(limit: &Limit, results: &Results) -> Verdict {
@@ -122,20 +142,29 @@ fn weigh(
     match limit.against {
         Against::Itself => (String::new(), value),
         Against::Floor => (
-            FLOOR.into(),
+            format!("× {FLOOR}"),
             ratio(results.get(limit.measure, FLOOR).map(percentile)),
         ),
         Against::BestRival => match best_rival(results, limit.measure, percentile) {
-            Some((name, best)) => (format!("the best rival here, {name}"), ratio(Some(best))),
-            None => ("the best rival".into(), None),
+            Some((name, best)) => (format!("× the best rival here, {name}"), ratio(Some(best))),
+            None => ("× the best rival".into(), None),
         },
-        Against::Ours(other) => (title(other).into(), ratio(ours(other))),
+        Against::Program(name) => {
+            let theirs = results.get(limit.measure, name).map(percentile);
+            (format!("× {name}"), ratio(theirs))
+        }
+        Against::Above(name) => {
+            let theirs = results.get(limit.measure, name).map(percentile);
+            let difference = value.zip(theirs).map(|(value, theirs)| value - theirs);
+            (format!("us above {name}'s"), difference)
+        }
+        Against::Ours(other) => (format!("× {}", title(other)), ratio(ours(other))),
         Against::AddedVcpus(other, added) => {
             let share = value
                 .zip(ours(other))
                 .map(|(value, one)| (value - one) / one / added);
             (
-                format!("one vCPU's, added by each further one of {}", added + 1.0),
+                format!("× one vCPU's, added by each further one of {}", added + 1.0),
                 share,
             )
         }
@@ -152,7 +181,10 @@ fn best_rival<'a>(
         .rows
         .iter()
         .filter(|row| {
-            row.measure == measure && ![OURS, FLOOR, BARE_FLOOR].contains(&row.program.as_str())
+            row.measure == measure
+                && ![OURS, FLOOR, BARE_FLOOR].contains(&row.program.as_str())
+                // By another transport.
+                && !row.program.starts_with(OURS)
         })
         .map(|row| (row.program.as_str(), percentile(&row.summary)))
         .min_by(|a, b| a.1.total_cmp(&b.1))
@@ -180,6 +212,16 @@ pub fn title(measure: &str) -> &str {
         "launch_stock" => "launch to user space, stock kernel, 1 vCPU",
         "touched_own" => "guest RAM touched, own kernel",
         "touched_stock" => "guest RAM touched, stock kernel",
+        "read_4k_1" => "4 KiB read at random, one under way, guest included",
+        "write_4k_1" => "4 KiB written at random, one under way, guest included",
+        "read_4k_32" => "4 KiB read at random, 32 under way, guest included",
+        "write_4k_32" => "4 KiB written at random, 32 under way, guest included",
+        "read_128k_1" => "128 KiB read at random, one under way, guest included",
+        "path_reads_1" => "reads of 4 KiB from ring to file and back, one under way",
+        "path_reads_32" => "reads of 4 KiB from ring to file and back, 32 under way",
+        "path_time_1" => "time of each read, one under way",
+        "path_time_32" => "time of each read, 32 under way",
+        "disk_dirty" => "private dirty outside guest RAM, Linux idle with a disk",
         "fifty_at_once" => "fifty launches at once, on two processors",
         "fifty_in_turn" => "fifty launches in turn",
         "fifty_failures" => "launches of the fifties that failed",
@@ -187,8 +229,11 @@ pub fn title(measure: &str) -> &str {
     }
 }
 
-fn item_title(item: u8) -> &'static str {
+fn item_title(subject: Subject, item: u8) -> &'static str {
     match item {
+        2 if subject == Subject::Block => "A request",
+        3 if subject == Subject::Block => "The path on the host",
+        4 if subject == Subject::Block => "Memory outside guest RAM",
         1 => "Start",
         2 => "Whole life",
         3 => "Memory outside guest RAM",
@@ -208,7 +253,10 @@ pub fn table(results: &Results) -> String {
     for item in 1..=6 {
         let rows = results.rows.iter().any(|row| row.item == item);
         if rows {
-            line(&mut text, format_args!("\n{item}. {}", item_title(item)));
+            line(
+                &mut text,
+                format_args!("\n{item}. {}", item_title(results.subject, item)),
+            );
             item_table(&mut text, results, item);
             for verdict in verdicts.iter().filter(|verdict| verdict.item == item) {
                 line(&mut text, format_args!("   {}", sentence(verdict)));
@@ -348,7 +396,7 @@ fn sentence(verdict: &Verdict) -> String {
     let of = if verdict.of.is_empty() {
         String::new()
     } else {
-        format!(" × {}", verdict.of)
+        format!(" {}", verdict.of)
     };
     let ratio = !verdict.of.is_empty();
     let undisturbed = verdict
@@ -392,7 +440,7 @@ pub fn object(results: &Results) -> Value {
         .collect();
     json!({
         "format": 1,
-        "bench": "boot",
+        "bench": results.subject,
         "setting": results.setting,
         "programs": results.programs,
         "rows": rows,

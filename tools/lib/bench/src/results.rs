@@ -56,10 +56,23 @@ pub struct Named {
     pub version: String,
 }
 
+/// What a bench is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// Launching guests.
+    #[default]
+    Boot,
+    /// Their disks.
+    Block,
+}
+
 /// Everything that a part found out. A part leaves out what it does not know.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Results {
+    /// What it is about.
+    pub subject: Subject,
     /// Who was measured.
     pub programs: Vec<Named>,
     /// The quantities.
