@@ -10,6 +10,7 @@
 //! ```
 //!
 //! Helpers panic where a test would fail, with all that the program and its guest have said so far.
+pub mod api;
 mod deadline;
 mod guest;
 pub mod handmade;

@@ -2,6 +2,7 @@
 //!
 //! The program itself (`main.rs`) only picks a command and runs it; everything that can be tested lives here.
 pub mod allocator;
+pub mod api;
 pub mod definition;
 pub mod doctor;
 pub mod failure;

@@ -52,11 +52,13 @@ pub fn report(args: &SandboxArgs) -> serde_json::Result<String> {
 fn table(report: &RoleReport) -> String {
     let what = match report.role {
         Role::Machine => "The event loop: console, signals",
+        Role::AttendedMachine => "The event loop with --api-sock",
         Role::RestartingMachine => "The event loop with --on-reboot restart",
         Role::Vcpu => "A vCPU",
         Role::VcpuWithDevices => "A vCPU of a machine with disks",
         Role::BlockRing => "A disk's queue, by io_uring",
         Role::BlockCalls => "A disk's queue, where io_uring is missing or forbidden",
+        Role::Api => "The server of the control socket (--api-sock)",
     };
     let mut text = format!("{what}\n");
     for rule in &report.rules {

@@ -118,7 +118,8 @@ fn run(times: u32) -> (u64, Vec<Accesses>) {
         keys: Box::new(PlainKeys),
     };
     let timeline = Arc::new(Timeline::since_exec());
-    let mut machine = Machine::build(parts, policy, ends, timeline).expect("the machine is built");
+    let mut machine =
+        Machine::build(parts, policy, ends, Vec::new(), timeline).expect("the machine is built");
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     let ending = machine.run().expect("the machine runs");
     let after = ALLOCATIONS.load(Ordering::Relaxed);

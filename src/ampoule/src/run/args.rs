@@ -82,6 +82,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub stop_timeout: Option<u32>,
 
+    /// Serve Firecracker's HTTP API on a unix socket at PATH, for this user alone
+    ///
+    /// curl --unix-socket PATH http://localhost/ tells the guest's state; with
+    /// -X PATCH http://localhost/vm -d '{"state": "Paused"}' it stands still. Drives are resized, replaced and limited by
+    /// PATCH /drives/ID. PATH is made; a socket that a guest before left there is replaced.
+    #[arg(long, value_name = "PATH")]
+    pub api_sock: Option<PathBuf>,
+
     /// Confine this process before the guest runs; off is for debugging ampoule itself
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch)]
     pub sandbox: Switch,

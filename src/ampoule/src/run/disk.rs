@@ -20,7 +20,7 @@ use vmm::{
     virtio::block::{Block, Cache, Choice, Image, Options},
 };
 
-use crate::failure::Failure;
+use crate::{api, failure::Failure};
 
 /// `PATH[,ro][,format=raw][,cache=writeback|writethrough|none|unsafe][,id=ID][,serial=SERIAL][,queues=N]`. Without an id, its place
 /// among the disks is one.
@@ -114,11 +114,14 @@ fn cache(name: &str) -> Result<CacheType, String> {
 /// Queues of a drive that says nothing of them: one for each vCPU, up to as many.
 const USUAL_QUEUES: u32 = 4;
 
+/// The disks of a machine: for its guest, and for who changes them.
+pub(super) type Disks = (Devices, Vec<api::Disk>);
+
 /// Opens the images of the definition's drives, and locks them.
 ///
 /// # Errors
 /// When one is not there, not an image, not allowed, or in use.
-pub(super) fn open(definition: &Definition) -> Result<Devices, Failure> {
+pub(super) fn open(definition: &Definition) -> Result<Disks, Failure> {
     let usual = definition.machine_config.vcpu_count.clamp(1, USUAL_QUEUES);
     let usual = u16::try_from(usual).expect("a small number");
     let devices = definition.drives_in_order().zip(0u32..);
@@ -126,16 +129,20 @@ pub(super) fn open(definition: &Definition) -> Result<Devices, Failure> {
         let failed = |error| Failure::new(format!("disk {}", drive.path_on_host.display()), error);
         let options = open_disk(drive, usual).map_err(failed)?;
         let block = Block::new(options, format!("disk{index}"), Choice::Best).map_err(failed)?;
-        block.handle().limit(
+        let handle = block.handle();
+        handle.limit(
             Some(drive.rate_limiter.bandwidth.as_ref().map(rate)),
             Some(drive.rate_limiter.ops.as_ref().map(rate)),
         );
-        Ok(Arc::new(Mutex::new(block)) as _)
+        let id = drive.drive_id.clone();
+        Ok((Arc::new(Mutex::new(block)) as _, api::Disk { id, handle }))
     });
-    devices.collect::<Result<_, _>>().map(Devices)
+    let both = devices.collect::<Result<(Vec<_>, Vec<_>), _>>();
+    both.map(|(devices, disks)| (Devices(devices), disks))
 }
 
-fn rate(bucket: &TokenBucket) -> Rate {
+/// As it is kept to.
+pub(crate) fn rate(bucket: &TokenBucket) -> Rate {
     Rate {
         size: bucket.size,
         refill: Duration::from_millis(bucket.refill_time),
@@ -192,7 +199,10 @@ fn around_the_cache(drive: &Drive, file: File) -> io::Result<Image> {
 }
 
 /// Locks the whole image for as long as it is open: readers share it, a writer has it alone.
-fn lock(file: &File, shared: bool) -> io::Result<()> {
+///
+/// # Errors
+/// When another has it locked, or the host refuses.
+pub(crate) fn lock(file: &File, shared: bool) -> io::Result<()> {
     let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
     let lock = libc::flock {
         l_type: libc::c_short::try_from(kind).expect("a small number"),

@@ -1,6 +1,6 @@
 //! `ampoule run`: read, open, confine, run.
 mod args;
-mod disk;
+pub(crate) mod disk;
 mod ends;
 mod initrd;
 mod keys;
@@ -10,7 +10,10 @@ mod report;
 use std::{
     ffi::OsStr,
     fs::File,
-    os::{fd::RawFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,14 +22,20 @@ use std::{
 use vmm::{
     bus::Accesses,
     config::{Definition, OnReboot},
-    machine::{Ending, Machine, MachineError, Policy},
+    machine::{Attendant, Ending, Machine, MachineError, Policy},
     sandbox,
     timeline::{Phase, Timeline},
 };
 
 pub use args::{RunArgs, Switch};
 
-use crate::{failure::Failure, image, kernel_search, last_words, paths::Paths, terminal};
+use crate::{
+    api::{self, About},
+    failure::Failure,
+    image, kernel_search, last_words,
+    paths::Paths,
+    terminal,
+};
 
 /// Runs a guest to its end, and ends this process with the guest's exit code.
 pub fn run(args: &RunArgs, timeline: &Arc<Timeline>) -> ! {
@@ -48,7 +57,8 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
     // Open.
     sandbox::close_inherited(&named_descriptors(args, &definition));
     let timeline_file = open_timeline(args)?;
-    let parts = parts::open(&definition, &paths, timeline, args.verbose)?;
+    let (parts, disks) = parts::open(&definition, &paths, timeline, args.verbose)?;
+    let api_socket = open_api_socket(args)?;
     if args.verbose {
         report::parts(&parts);
     }
@@ -58,7 +68,19 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
         stop_timeout: Duration::from_secs(definition.lifecycle.stop_timeout_s.into()),
         sandbox: args.sandbox == Switch::On,
     };
-    let (ending, exits) = confine_and_run(parts, policy, timeline, args.verbose)?;
+    let attendants = api_socket.map(|socket| {
+        let id = "anonymous-instance".into();
+        api::attendant(
+            socket,
+            About {
+                id,
+                definition,
+                disks,
+            },
+        )
+    });
+    let attendants = attendants.into_iter().collect();
+    let (ending, exits) = confine_and_run(parts, policy, attendants, timeline, args.verbose)?;
     terminal::restore();
     report::timeline(args, timeline_file, timeline, exits);
     Ok(report::ending(ending, policy.stop_timeout))
@@ -67,6 +89,7 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
 fn confine_and_run(
     parts: vmm::machine::Parts,
     policy: Policy,
+    attendants: Vec<Attendant>,
     timeline: &Arc<Timeline>,
     verbose: bool,
 ) -> Result<(Ending, Vec<Accesses>), Failure> {
@@ -75,8 +98,8 @@ fn confine_and_run(
         Failure::new("the machine", error).hint_if(hint)
     };
     image::let_go();
-    let mut machine =
-        Machine::build(parts, policy, ends::take(), timeline.clone()).map_err(failed)?;
+    let mut machine = Machine::build(parts, policy, ends::take(), attendants, timeline.clone())
+        .map_err(failed)?;
     if verbose {
         report::sandbox(machine.paths_gone());
     }
@@ -112,6 +135,17 @@ fn find_kernel(args: &RunArgs, paths: &Paths) -> Result<PathBuf, Failure> {
         let hint = missing.hint();
         Failure::at_place(format_args!("ampoule: {missing}")).hint(hint)
     })
+}
+
+/// Made last: what is refused leaves no socket behind.
+fn open_api_socket(args: &RunArgs) -> Result<Option<OwnedFd>, Failure> {
+    let socket = args.api_sock.as_ref().map(|path| {
+        api::listen(path).map_err(|error| {
+            let what = format_args!("--api-sock {}", path.display()).to_string();
+            Failure::new(what, &error).hint(error.hint())
+        })
+    });
+    socket.transpose()
 }
 
 fn open_timeline(args: &RunArgs) -> Result<Option<File>, Failure> {

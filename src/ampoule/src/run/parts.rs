@@ -13,11 +13,11 @@ use vmm::{
 };
 
 use super::{disk, initrd};
-use crate::{failure::Failure, paths::Paths};
+use crate::{api, failure::Failure, paths::Paths};
 
 const MIB: u64 = 1 << 20;
 
-/// Opens kernel, initrd and `/dev/kvm`, and maps guest memory.
+/// Opens kernel, initrd, disks and `/dev/kvm`, and maps guest memory; the parts, and what its disks are changed by.
 ///
 /// # Errors
 /// The first thing that is not there, not allowed, or not what it should be.
@@ -26,11 +26,11 @@ pub(super) fn open(
     paths: &Paths,
     timeline: &Timeline,
     verbose: bool,
-) -> Result<Parts, Failure> {
+) -> Result<(Parts, Vec<api::Disk>), Failure> {
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
-    let devices = disk::open(definition)?;
+    let (devices, disks) = disk::open(definition)?;
     let (initrd, transport) = initrd::open(definition, &kernel, paths, verbose)?;
     let command_line = command_line(definition, transport)?;
     let hypervisor =
@@ -52,7 +52,7 @@ pub(super) fn open(
     timeline.mark(Phase::MemoryMapped);
     let cpus = u8::try_from(machine.vcpu_count)
         .map_err(|_| Failure::new("--cpus", "there can be 254 at most"))?;
-    Ok(Parts {
+    let parts = Parts {
         hypervisor,
         memory,
         ram,
@@ -67,7 +67,8 @@ pub(super) fn open(
         pmu: machine.pmu,
         devices,
         transport,
-    })
+    };
+    Ok((parts, disks))
 }
 
 /// The user's parameters over the defaults, of which the root device is one.

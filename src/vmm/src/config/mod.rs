@@ -16,6 +16,7 @@ mod not_yet;
 mod rate_limiter;
 #[cfg(feature = "schema")]
 mod schema;
+mod updates;
 mod validate;
 
 pub use boot_source::{BootSource, Entry};
@@ -28,6 +29,7 @@ pub use machine_config::{
 pub use rate_limiter::{RateLimiter, TokenBucket};
 #[cfg(feature = "schema")]
 pub use schema::schema;
+pub use updates::{Action, ActionType, DriveUpdate, VmState, VmUpdate};
 pub use validate::{KeyPath, Reason, ValueError, in_words};
 
 use fields::{object_or_null, objects};

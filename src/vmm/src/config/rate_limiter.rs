@@ -37,6 +37,18 @@ impl RateLimiter {
     pub fn is_unlimited(&self) -> bool {
         self.bandwidth.is_none() && self.ops.is_none()
     }
+
+    /// Takes over the buckets that `update` has: one that limits nothing takes the limit away.
+    pub fn take(&mut self, update: &Self) {
+        for (own, new) in [
+            (&mut self.bandwidth, update.bandwidth),
+            (&mut self.ops, update.ops),
+        ] {
+            if new.is_some() {
+                *own = new.filter(|bucket| bucket.size > 0 && bucket.refill_time > 0);
+            }
+        }
+    }
 }
 
 /// A bucket of tokens. It is full at first, and an empty one is full again after `refill_time`. Unknown keys are ignored, as by

@@ -1,6 +1,7 @@
 //! A machine: built from opened parts, confined, run to its end. The only place that knows every part.
 mod board;
 pub mod console;
+mod control;
 mod requests;
 mod signals;
 
@@ -14,9 +15,11 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestMemoryMmap};
 
+pub use self::control::{Attendant, Control, ControlError};
 use self::{
     board::Board,
     console::{Console, Ends},
+    control::Wish,
     requests::{Request, Requests},
     signals::Signals,
 };
@@ -189,7 +192,7 @@ pub struct Machine {
 
 impl Machine {
     /// Builds a machine and confines this process: the last thing that may open anything. Its console's bytes come and go
-    /// at `ends`.
+    /// at `ends`. `attendants` begin to direct it at once, and are answered when it is [run](Self::run).
     ///
     /// # Errors
     /// When a part does not fit the machine, KVM refuses, or the sandbox cannot be built.
@@ -197,6 +200,7 @@ impl Machine {
         parts: Parts,
         policy: Policy,
         ends: Ends,
+        attendants: Vec<Attendant>,
         timeline: Arc<Timeline>,
     ) -> Result<Self, MachineError> {
         let host = |what| move |error| MachineError::Host(what, error);
@@ -218,8 +222,12 @@ impl Machine {
         start_devices(&parts.devices, policy)?;
         let threads = spawn_vcpus(&parts, policy, &requests)?;
         assign(&mut board, &threads);
+        let role = machine_role(policy, !attendants.is_empty());
+        for attendant in attendants {
+            attendant.start(&requests, policy)?;
+        }
         if policy.sandbox {
-            machine_filter(policy).install()?;
+            Filter::new(role).install()?;
         }
         timeline.mark(Phase::Confined);
         Ok(Self {
@@ -329,7 +337,21 @@ impl Machine {
                 self.deadline = Some(Instant::now() + self.policy.stop_timeout);
                 None
             }
+            Request::Ordered(order) => {
+                self.obey(order.wish);
+                order.answer(self.state);
+                None
+            }
         })
+    }
+
+    fn obey(&mut self, wish: Wish) {
+        match wish {
+            Wish::Tell => {}
+            Wish::Pause => self.pause(),
+            Wish::Resume => self.resume(),
+            Wish::PressPowerButton => self.board.press_power_button(),
+        }
     }
 
     fn guest_ended(&mut self, exit: Exit) -> Result<Option<Ending>, MachineError> {
@@ -372,25 +394,29 @@ impl Machine {
         self.port.set(self.board.serial.clone());
         assign(&mut self.board, &self.threads);
         self.requests.forget_exits();
-        self.board.gate.open();
+        // It may have been paused while its guest was resetting itself.
+        if self.state == State::Running {
+            self.board.gate.open();
+        }
         Ok(())
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        self.requests.close();
         self.board
             .gate
             .stop(|| self.threads.iter().for_each(VcpuThread::kick));
     }
 }
 
-fn machine_filter(policy: Policy) -> Filter {
-    Filter::new(if policy.restart {
-        Role::RestartingMachine
-    } else {
-        Role::Machine
-    })
+fn machine_role(policy: Policy, attended: bool) -> Role {
+    match (policy.restart, attended) {
+        (true, _) => Role::RestartingMachine,
+        (false, true) => Role::AttendedMachine,
+        (false, false) => Role::Machine,
+    }
 }
 
 /// The devices' threads, parked, each confined before it does anything.

@@ -7,6 +7,7 @@ use std::{
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::control::Order;
 use crate::vcpu::{Exit, thread::ExitSink};
 
 /// What somebody wants of the machine.
@@ -18,13 +19,22 @@ pub(super) enum Request {
     PowerButton,
     /// The machine shall end now.
     Kill,
+    /// Somebody else's thread wants something, and waits for the answer.
+    Ordered(Order),
 }
 
 /// The machine's inbox. Any thread may put something in; the machine's thread takes it out.
 #[derive(Debug)]
 pub(super) struct Requests {
-    queue: Mutex<VecDeque<Request>>,
+    queue: Mutex<Queue>,
     wake: EventFd,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Request>,
+    /// Nobody takes anything out any more.
+    closed: bool,
 }
 
 impl Requests {
@@ -36,23 +46,36 @@ impl Requests {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Request>> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn put(&self, request: Request) {
-        self.lock().push_back(request);
+        let mut queue = self.lock();
+        if queue.closed {
+            return;
+        }
+        queue.waiting.push_back(request);
+        drop(queue);
         // Fails only when the counter is at its limit, and then it is readable already.
         let _ = self.wake.write(1);
     }
 
     pub(super) fn take(&self) -> Option<Request> {
-        self.lock().pop_front()
+        self.lock().waiting.pop_front()
+    }
+
+    /// Drops what waits, and all that comes: the machine is gone. Who waits for an answer hears of it.
+    pub(super) fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.waiting.clear();
     }
 
     /// Drops what vCPUs of a VM that is gone had to tell.
     pub(super) fn forget_exits(&self) {
         self.lock()
+            .waiting
             .retain(|request| !matches!(request, Request::Ended(_)));
     }
 }

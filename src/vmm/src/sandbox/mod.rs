@@ -43,6 +43,8 @@ pub enum SandboxError {
 pub enum Role {
     /// The event loop: console, signals, control.
     Machine,
+    /// The event loop of a machine that another thread directs: it can be paused.
+    AttendedMachine,
     /// The event loop of a machine that powers itself on again when its guest resets.
     RestartingMachine,
     /// A vCPU.
@@ -53,17 +55,21 @@ pub enum Role {
     BlockRing,
     /// The queue of a block device, by one system call after the other.
     BlockCalls,
+    /// The server of the control socket.
+    Api,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Machine,
+        Self::AttendedMachine,
         Self::RestartingMachine,
         Self::Vcpu,
         Self::VcpuWithDevices,
         Self::BlockRing,
         Self::BlockCalls,
+        Self::Api,
     ];
 }
 

@@ -1,0 +1,37 @@
+//! The control socket: Firecracker's HTTP API over a unix socket, served by a thread of the guest's process.
+//!
+//! `socket` makes it, before the process is confined; `server` waits for clients, of which `client` is one; `http` makes requests
+//! of their bytes; `resources` answers. No client is waited for: what it has not sent yet, or does not take yet, is left for later.
+mod client;
+mod drives;
+pub mod http;
+pub mod resources;
+mod response;
+mod server;
+mod socket;
+
+use std::os::fd::OwnedFd;
+
+use vmm::{
+    machine::{Attendant, Control},
+    sandbox::Role,
+};
+
+pub use self::{
+    drives::Disk,
+    resources::{About, Resources},
+    response::{Response, Status},
+    socket::{SocketError, listen},
+};
+
+/// The thread that serves `listener` for as long as its machine lives.
+pub fn attendant(listener: OwnedFd, about: About) -> Attendant {
+    let work = move |control: Control| {
+        server::Server::new(listener, Resources::new(about, control)).run();
+    };
+    Attendant {
+        name: "api",
+        role: Role::Api,
+        work: Box::new(work),
+    }
+}

@@ -1,0 +1,241 @@
+//! The resources of the API, as Firecracker's `swagger/firecracker.yaml` has them.
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use vmm::{
+    config::{self, Action, ActionType, Definition, VmState, VmUpdate},
+    machine::{Control, ControlError, State},
+};
+
+use super::{
+    drives::{self, Disk},
+    http::{Method, Request},
+    response::Response,
+};
+
+/// What the API tells of a machine that the machine does not know, and what it changes without the machine.
+pub struct About {
+    /// What the guest is called.
+    pub id: String,
+    /// What it was made from. What a client changes is changed in here.
+    pub definition: Definition,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+}
+
+/// What the API wants of a machine.
+pub trait Vm {
+    /// Where in its life it is.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    fn state(&self) -> Result<State, ControlError>;
+    /// Takes its vCPUs out of the guest.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    fn pause(&self) -> Result<(), ControlError>;
+    /// Lets the guest go on.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    fn resume(&self) -> Result<(), ControlError>;
+    /// Presses its power button.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    fn press_power_button(&self) -> Result<(), ControlError>;
+}
+
+impl Vm for Control {
+    fn state(&self) -> Result<State, ControlError> {
+        self.state()
+    }
+
+    fn pause(&self) -> Result<(), ControlError> {
+        self.pause()
+    }
+
+    fn resume(&self) -> Result<(), ControlError> {
+        self.resume()
+    }
+
+    fn press_power_button(&self) -> Result<(), ControlError> {
+        self.press_power_button()
+    }
+}
+
+/// The resources of one machine.
+pub struct Resources<V> {
+    about: About,
+    vm: V,
+}
+
+/// `GET /`: Firecracker's `InstanceInfo`.
+#[derive(Serialize)]
+struct InstanceInfo<'a> {
+    id: &'a str,
+    state: &'static str,
+    vmm_version: &'static str,
+    app_name: &'static str,
+}
+
+/// `GET /version`.
+#[derive(Serialize)]
+struct Version {
+    /// What Firecracker's clients read: a version of ours all the same.
+    firecracker_version: &'static str,
+    ampoule_version: &'static str,
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Resources of Firecracker's that describe a machine which is still to be started: here a definition does.
+const BEFORE_THE_START: [&str; 11] = [
+    "boot-source",
+    "cpu-config",
+    "drives",
+    "entropy",
+    "logger",
+    "machine-config",
+    "metrics",
+    "network-interfaces",
+    "pmem",
+    "serial",
+    "vsock",
+];
+
+impl<V: Vm> Resources<V> {
+    /// The resources of the machine that `vm` reaches.
+    pub fn new(about: About, vm: V) -> Self {
+        Self { about, vm }
+    }
+
+    /// Does what a request asks for. What it does not use of the `descriptors` that came along is closed.
+    pub fn answer(&mut self, request: &Request, descriptors: Vec<OwnedFd>) -> Response {
+        let path = request.path.trim_start_matches('/');
+        let mut names = path.split_terminator('/');
+        let resource = (names.next().unwrap_or_default(), names.next(), names.next());
+        match (request.method, resource) {
+            (Method::Get, _) if !request.body.is_empty() => {
+                Response::fault("a GET request has no body")
+            }
+            (Method::Get, ("", None, None)) => self.instance_info(),
+            (Method::Get, ("version", None, None)) => Response::json(&Version {
+                firecracker_version: VERSION,
+                ampoule_version: VERSION,
+            }),
+            (Method::Get, ("vm", Some("config"), None)) => self.config(),
+            (Method::Get, ("machine-config", None, None)) => {
+                Response::json(&self.about.definition.machine_config)
+            }
+            (Method::Patch, ("vm", None, None)) => with_body(request, |body| self.change(body)),
+            (Method::Patch, ("drives", Some(id), None)) => {
+                let About {
+                    definition, disks, ..
+                } = &mut self.about;
+                with_body(request, |body| {
+                    drives::change(definition, disks, id, body, descriptors)
+                })
+            }
+            (Method::Put, ("actions", None, None)) => with_body(request, |body| self.act(body)),
+            (Method::Put, (first, ..)) if BEFORE_THE_START.contains(&first) => {
+                Response::fault(format_args!(
+                    "{}: not possible after the start: the guest is what `ampoule run` was given (its flags, its --config)",
+                    request.line
+                ))
+            }
+            _ => Response::fault(format_args!(
+                "{}: there is no such resource, or it does not take this method",
+                request.line
+            )),
+        }
+    }
+
+    fn instance_info(&self) -> Response {
+        match self.vm.state() {
+            Ok(state) => match name_of(state) {
+                Some(state) => Response::json(&InstanceInfo {
+                    id: &self.about.id,
+                    state,
+                    vmm_version: VERSION,
+                    app_name: "Ampoule",
+                }),
+                None => Response::fault(ControlError::Ended),
+            },
+            Err(error) => Response::fault(error),
+        }
+    }
+
+    /// The definition, with Firecracker's keys for parts that do not exist here as Firecracker has them when they are not used.
+    fn config(&self) -> Response {
+        let mut config = json!({
+            "balloon": null, "cpu-config": null, "entropy": null, "logger": null, "memory-hotplug": null, "metrics": null,
+            "mmds-config": null, "network-interfaces": [], "pmem": [], "vsock": null,
+        });
+        match serde_json::to_value(&self.about.definition) {
+            Ok(Value::Object(definition)) => {
+                if let Some(config) = config.as_object_mut() {
+                    config.extend(definition);
+                }
+                Response::json(&config)
+            }
+            Ok(_) => Response::fault("the definition is no object"),
+            Err(error) => Response::fault(error),
+        }
+    }
+
+    fn change(&self, update: VmUpdate) -> Response {
+        done(match update.state {
+            VmState::Paused => self.vm.pause(),
+            VmState::Resumed => self.vm.resume(),
+        })
+    }
+
+    fn act(&self, action: Action) -> Response {
+        match action.action_type {
+            ActionType::SendCtrlAltDel => done(self.vm.press_power_button()),
+            ActionType::InstanceStart => Response::fault("the guest has been started already"),
+            ActionType::FlushMetrics => Response::fault("there are no metrics yet"),
+        }
+    }
+}
+
+/// Firecracker's names.
+fn name_of(state: State) -> Option<&'static str> {
+    match state {
+        State::Created => Some("Not started"),
+        State::Running => Some("Running"),
+        State::Paused => Some("Paused"),
+        State::Stopped => None,
+    }
+}
+
+fn done(outcome: Result<(), ControlError>) -> Response {
+    match outcome {
+        Ok(()) => Response::done(),
+        Err(error) => Response::fault(error),
+    }
+}
+
+/// Answers by what the body says, if it says what it should.
+fn with_body<T: DeserializeOwned>(
+    request: &Request,
+    answer: impl FnOnce(T) -> Response,
+) -> Response {
+    /// An object and nothing else.
+    struct Body<T>(T);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Body<T> {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            config::object(deserializer).map(Body)
+        }
+    }
+    if request.body.is_empty() {
+        return Response::fault(format_args!("{}: the body is missing", request.line));
+    }
+    match serde_json::from_slice::<Body<T>>(&request.body) {
+        Ok(Body(value)) => answer(value),
+        Err(error) => Response::fault(format_args!("{}: {error}", request.line)),
+    }
+}

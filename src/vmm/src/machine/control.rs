@@ -1,0 +1,187 @@
+//! A machine in the hands of other threads, which cannot touch it: they ask, and its own thread does.
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::Builder,
+};
+
+use thiserror::Error;
+
+use super::{
+    MachineError, Policy, State, confine_thread,
+    requests::{Request, Requests},
+};
+use crate::sandbox::{Filter, Role};
+
+/// Directs a machine from any thread. Clones direct the same machine.
+///
+/// Each call waits for the machine's thread: it answers as soon as it has done what it is at, and from when the machine is run.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Requests>);
+
+/// Why a machine did not do what it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ControlError {
+    /// There is no guest any more.
+    #[error("the guest has ended")]
+    Ended,
+}
+
+/// What another thread wants of the machine's.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) wish: Wish,
+    answer: SyncSender<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Tell,
+    Pause,
+    Resume,
+    PressPowerButton,
+}
+
+impl Order {
+    /// Tells who asked where in its life the machine is now.
+    pub(super) fn answer(&self, state: State) {
+        // There is room for the one answer; who asked may be gone.
+        let _ = self.answer.try_send(state);
+    }
+}
+
+impl Control {
+    pub(super) fn new(requests: Arc<Requests>) -> Self {
+        Self(requests)
+    }
+
+    /// Where in its life the machine is.
+    ///
+    /// # Errors
+    /// When there is no machine any more.
+    pub fn state(&self) -> Result<State, ControlError> {
+        self.ask(Wish::Tell)
+    }
+
+    /// Takes every vCPU out of the guest, and lets its devices come to rest. No effect on a machine that is paused.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.ask(Wish::Pause).and_then(running)
+    }
+
+    /// Lets a paused guest go on. No effect on a machine that runs.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    pub fn resume(&self) -> Result<(), ControlError> {
+        self.ask(Wish::Resume).and_then(running)
+    }
+
+    /// Presses the guest's power button, and leaves it to the guest what comes of that.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    pub fn press_power_button(&self) -> Result<(), ControlError> {
+        self.ask(Wish::PressPowerButton).and_then(running)
+    }
+
+    fn ask(&self, wish: Wish) -> Result<State, ControlError> {
+        let (answer, answered): (SyncSender<State>, Receiver<State>) = sync_channel(1);
+        self.0.put(Request::Ordered(Order { wish, answer }));
+        answered.recv().map_err(|_| ControlError::Ended)
+    }
+}
+
+fn running(state: State) -> Result<(), ControlError> {
+    match state {
+        State::Stopped => Err(ControlError::Ended),
+        State::Created | State::Running | State::Paused => Ok(()),
+    }
+}
+
+/// A thread beside the machine's that directs it: the server of its control socket, say.
+pub struct Attendant {
+    /// What the thread is called.
+    pub name: &'static str,
+    /// What it is for, and so what it may ask of the kernel.
+    pub role: Role,
+    /// What it does, for as long as the machine lives.
+    pub work: Box<dyn FnOnce(Control) + Send>,
+}
+
+impl Attendant {
+    /// What its thread needs besides its stack for libraries.
+    const STACK: usize = 256 << 10;
+
+    /// Starts the thread. It confines itself first.
+    pub(super) fn start(
+        self,
+        requests: &Arc<Requests>,
+        policy: Policy,
+    ) -> Result<(), MachineError> {
+        let filter = policy.sandbox.then(|| Filter::new(self.role));
+        let control = Control::new(requests.clone());
+        let work = self.work;
+        let thread = Builder::new()
+            .name(self.name.to_owned())
+            .stack_size(Self::STACK);
+        let started: io::Result<_> = thread.spawn(move || {
+            confine_thread(filter.as_ref());
+            work(control);
+        });
+        started
+            .map(drop)
+            .map_err(|error| MachineError::Host("a thread", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// A machine's thread that answers one order.
+    fn answering(requests: &Arc<Requests>, state: State) -> thread::JoinHandle<Wish> {
+        let requests = requests.clone();
+        thread::spawn(move || {
+            loop {
+                if let Some(Request::Ordered(order)) = requests.take() {
+                    order.answer(state);
+                    return order.wish;
+                }
+                thread::yield_now();
+            }
+        })
+    }
+
+    #[test]
+    fn who_asks_gets_the_machines_answer() {
+        let requests = Arc::new(Requests::new().unwrap());
+        let control = Control::new(requests.clone());
+        let machine = answering(&requests, State::Paused);
+        assert_eq!(control.state(), Ok(State::Paused));
+        assert_eq!(machine.join().unwrap(), Wish::Tell);
+        let machine = answering(&requests, State::Stopped);
+        assert_eq!(control.pause(), Err(ControlError::Ended));
+        assert_eq!(machine.join().unwrap(), Wish::Pause);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_machine_that_is_gone() {
+        let requests = Arc::new(Requests::new().unwrap());
+        let control = Control::new(requests.clone());
+        let waiting = thread::spawn({
+            let control = control.clone();
+            move || control.resume()
+        });
+        requests.close();
+        assert_eq!(waiting.join().unwrap(), Err(ControlError::Ended));
+        assert_eq!(control.state(), Err(ControlError::Ended));
+    }
+}
