@@ -145,11 +145,14 @@ impl Decoder {
     /// The head, if it is whole, and its bytes.
     fn take_head(&mut self) -> Result<Option<(Head, usize)>, Refusal> {
         let head = &self.input[..self.input.len().min(MAX_HEAD)];
-        // Headers end with an empty line, so nothing but an end of line ends them.
-        if head[self.searched..].contains(&b'\n') {
+        // Only whole lines are looked at, so that it does not matter in which pieces they come.
+        let new = head[self.searched..]
+            .iter()
+            .rposition(|&byte| byte == b'\n');
+        if let Some(end) = new.map(|at| self.searched + at + 1) {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut request = httparse::Request::new(&mut headers);
-            let parsed = request.parse(head);
+            let parsed = request.parse(&head[..end]);
             if let httparse::Status::Complete(bytes) = parsed.map_err(|error| no_http(&error))? {
                 return Ok(Some((Head::of(&request)?, bytes)));
             }
@@ -271,3 +274,5 @@ fn line(method: &str, target: &str) -> String {
     };
     format!("{} {}", visible(method), visible(target))
 }
+#[cfg(test)]
+mod tests;

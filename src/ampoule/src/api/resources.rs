@@ -239,3 +239,5 @@ fn with_body<T: DeserializeOwned>(
         Err(error) => Response::fault(format_args!("{}: {error}", request.line)),
     }
 }
+#[cfg(test)]
+mod tests;
