@@ -253,10 +253,11 @@ fn another_image_comes_with_the_request() {
         .expect("it listens");
     let answer = client.answer().expect("an answer");
     assert_eq!(answer.status, 204, "{answer:?}");
-    assert!(is_open(&guest, other.as_file()) && !is_open(&guest, disk.as_file()));
+    assert!(is_open(&guest, other.as_file()));
+    // Each of the disk's threads lets it go when it comes to that.
+    while is_open(&guest, disk.as_file()) {}
     let config = json_of(&client.ask("GET", "/vm/config", ""));
     assert_eq!(config["drives"][0]["path_on_host"], path);
-    // The same image again, and one that somebody else uses.
     let resized = json!({"drive_id": "data", "path_on_host": path}).to_string();
     assert_eq!(client.ask("PATCH", "/drives/data", &resized).status, 204);
     finish(guest);

@@ -1,8 +1,12 @@
 //! The seccomp filters against what the program really does: traced through its whole life, it uses every rule, and
 //! makes no other call.
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{collections::BTreeSet, fs, os::fd::AsFd, path::Path, process::Command};
 
-use ampoule_tests::{Guest, Launch, ampoule, handmade};
+use ampoule_tests::{
+    Guest, Launch, ampoule,
+    api::{Connection, Socket, request},
+    handmade,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
@@ -50,7 +54,7 @@ fn rules_of(role: &str) -> Vec<Rule> {
 }
 
 /// Rules that no run of a test can be made to use, and why.
-const UNSEEN: [(&str, &str, &str); 9] = [
+const UNSEEN: [(&str, &str, &str); 10] = [
     (
         "exit_group",
         "the end",
@@ -66,6 +70,11 @@ const UNSEEN: [(&str, &str, &str); 9] = [
     ("mprotect", "glibc", "the arena suffices"),
     ("madvise", "glibc", "the arena suffices"),
     ("fcntl", "the standard library", "debug builds only"),
+    (
+        "ioctl",
+        "a disk's driver",
+        "these guests have no drivers for disks",
+    ),
     ("write", "a panic", "nothing makes this program panic"),
     (
         "ioctl TCSETS",
@@ -86,6 +95,7 @@ struct Call {
 struct Trace {
     machine: BTreeSet<Call>,
     vcpu: BTreeSet<Call>,
+    api: BTreeSet<Call>,
     process: u64,
 }
 
@@ -115,11 +125,13 @@ fn read(directory: &Path) -> Trace {
         else {
             continue;
         };
-        let is_vcpu = before.contains("\"vcpu");
+        let named = |name: &str| before.contains(&format!("\"{name}"));
         let calls = confined.lines().filter_map(parse);
-        if is_vcpu {
+        if named("vcpu") {
             trace.vcpu.extend(calls);
-        } else {
+        } else if named("api") {
+            trace.api.extend(calls);
+        } else if !named("disk") {
             trace.process = path
                 .extension()
                 .expect("a run can be traced, and its trace read")
@@ -185,6 +197,7 @@ fn number(text: &str) -> Option<u64> {
     let text = text.split(" <").next()?.trim().trim_end_matches(')');
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None if text == "NULL" => Some(0),
         None => text.parse().ok(),
     }
 }
@@ -320,6 +333,51 @@ fn a_restarting_machine_uses_every_rule_of_its_own() {
     let runs = [&private, &shared, &pressed];
     compare(
         "restarting_machine",
+        &runs.map(|trace| (trace.process, &trace.machine)),
+    );
+}
+
+fn patch(client: &mut Connection, path: &str, body: &str) {
+    assert_eq!(client.ask("PATCH", path, body).status, 204);
+}
+
+/// A client that uses everything there is.
+fn direct(socket: &Socket, disk: &Path) {
+    let mut client = socket.connect();
+    patch(&mut client, "/vm", r#"{"state": "Paused"}"#);
+    patch(&mut client, "/vm", r#"{"state": "Resumed"}"#);
+    let limits = r#"{"drive_id": "disk0", "rate_limiter": {"ops": {"size": 1, "refill_time": 1}}}"#;
+    patch(&mut client, "/drives/disk0", limits);
+    patch(&mut client, "/drives/disk0", r#"{"drive_id": "disk0"}"#);
+    let image = fs::File::options().read(true).write(true).open(disk);
+    let image = image.expect("it is there");
+    let body = r#"{"drive_id": "disk0", "path_on_host": "other"}"#;
+    let asked = request("PATCH", "/drives/disk0", body);
+    let sent = client.send_with(&asked, &[image.as_fd()]);
+    sent.expect("it is listened to");
+    assert_eq!(client.answer().expect("there is an answer").status, 204);
+    client.send(b"\n\0\n").expect("it is listened to");
+    assert_eq!(client.answer().expect("there is an answer").status, 400);
+    assert!(client.ends());
+}
+
+#[test]
+fn a_control_socket_uses_every_rule_of_its_own() {
+    let socket = Socket::default();
+    let disks = [(); 2].map(|()| tempfile::NamedTempFile::new().expect("there is room for a disk"));
+    let [disk, other] = disks.each_ref().map(|disk| disk.path());
+    let disk = disk.to_str().expect("a plain path");
+    let arguments = ["--api-sock", socket.argument(), "--disk", disk];
+    let directed = told(&arguments, |guest| {
+        direct(&socket, other);
+        guest.type_bytes(b"p");
+        guest.close_input();
+    });
+    compare("api", &[(directed.process, &directed.api)]);
+    let pressed = pressed(&arguments);
+    let runs = [&directed, &pressed];
+    compare(
+        "attended_machine",
         &runs.map(|trace| (trace.process, &trace.machine)),
     );
 }

@@ -213,6 +213,19 @@ const BLOCK: &[Rule] = &[
         &[Is(0, STDERR)],
         "an error of the host's or the guest's is reported, or a panic",
     ),
+    rule(
+        libc::SYS_close,
+        "close",
+        &[],
+        "the image goes in whose place another came",
+    ),
+    #[cfg(debug_assertions)]
+    rule(
+        libc::SYS_fcntl,
+        "fcntl",
+        &[Is(1, 1)],
+        "the standard library checks that what it closes is open",
+    ),
 ];
 
 /// Files and operations are the ring's own restrictions' matter.
