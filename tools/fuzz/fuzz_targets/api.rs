@@ -75,7 +75,7 @@ fn decode(bytes: &[u8], size: usize) -> Vec<Result<Request, Refusal>> {
         decoder.push(now);
         rest = later;
         loop {
-            match decoder.next() {
+            match decoder.advance() {
                 Ok(Progress::Request(request)) => outcomes.push(Ok(request)),
                 Ok(Progress::Continue) => {}
                 Ok(Progress::Incomplete) => break,

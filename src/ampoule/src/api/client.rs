@@ -180,7 +180,7 @@ impl Client {
     /// Answers a request, if one is whole.
     fn serve<V: Vm>(&mut self, now: Instant, resources: &mut Resources<V>) {
         self.more = false;
-        match self.decoder.next() {
+        match self.decoder.advance() {
             Ok(Progress::Incomplete) => {}
             Ok(Progress::Continue) => self.output.extend_from_slice(CONTINUE),
             Ok(Progress::Request(request)) => {

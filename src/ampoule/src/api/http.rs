@@ -109,7 +109,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When they are no request: then there will never be one.
-    pub fn next(&mut self) -> Result<Progress, Refusal> {
+    pub fn advance(&mut self) -> Result<Progress, Refusal> {
         let mut welcome = false;
         if self.head.is_none() {
             let Some((head, bytes)) = self.take_head()? else {

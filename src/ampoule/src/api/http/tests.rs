@@ -12,7 +12,7 @@ fn decode(pieces: &[&[u8]]) -> Vec<Result<Request, Refusal>> {
             decoder.push(now);
             rest = later;
             loop {
-                match decoder.next() {
+                match decoder.advance() {
                     Ok(Progress::Request(request)) => outcomes.push(Ok(request)),
                     Ok(Progress::Incomplete) => break,
                     Ok(Progress::Continue) => {}
@@ -101,17 +101,17 @@ fn a_body_is_welcomed_once_where_that_is_awaited() {
     let head = "PUT /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
     let mut decoder = Decoder::default();
     decoder.push(head.as_bytes());
-    assert_eq!(decoder.next(), Ok(Progress::Continue));
-    assert_eq!(decoder.next(), Ok(Progress::Incomplete));
+    assert_eq!(decoder.advance(), Ok(Progress::Continue));
+    assert_eq!(decoder.advance(), Ok(Progress::Incomplete));
     decoder.push(b"xy");
-    assert!(matches!(decoder.next(), Ok(Progress::Request(_))));
+    assert!(matches!(decoder.advance(), Ok(Progress::Request(_))));
     // It comes anyway.
     decoder.push(format!("{head}x").as_bytes());
-    assert_eq!(decoder.next(), Ok(Progress::Incomplete));
+    assert_eq!(decoder.advance(), Ok(Progress::Incomplete));
     let old = head.replace("1.1", "1.0");
     let mut decoder = Decoder::default();
     decoder.push(old.as_bytes());
-    assert_eq!(decoder.next(), Ok(Progress::Incomplete));
+    assert_eq!(decoder.advance(), Ok(Progress::Incomplete));
 }
 
 #[test]

@@ -18,10 +18,11 @@ struct Fake {
 
 impl Fake {
     fn become_(&self, state: State) -> Result<(), ControlError> {
-        match self.state.get() {
-            State::Stopped => Err(ControlError::Ended),
-            _ => Ok(self.state.set(state)),
+        if self.state.get() == State::Stopped {
+            return Err(ControlError::Ended);
         }
+        self.state.set(state);
+        Ok(())
     }
 }
 
