@@ -28,3 +28,15 @@ impl Deadline {
             .filter(|left| !left.is_zero())
     }
 }
+
+/// Waits until something holds of which nobody tells: `what`, for whoever reads why a test failed.
+///
+/// # Panics
+/// When it takes too long.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Deadline::from_now();
+    while !holds() {
+        assert!(deadline.left().is_some(), "not in time: {what}");
+        std::thread::yield_now();
+    }
+}

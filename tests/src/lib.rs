@@ -21,6 +21,7 @@ mod program;
 mod terminal;
 mod transcript;
 
+pub use deadline::wait_until;
 pub use guest::{Finished, Guest};
 pub use host_disk::{HostDisk, LoopDevice};
 pub use launch::Launch;

@@ -9,7 +9,7 @@ use std::{
 use ampoule_tests::{
     Guest,
     api::{Answer, Connection, Socket, request},
-    handmade,
+    handmade, wait_until,
 };
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -135,11 +135,11 @@ fn a_paused_guest_stands_still_until_it_is_resumed() {
     for _ in 0..3 {
         set("Paused");
         assert_eq!(socket.state(), "Paused");
-        while vcpu_does(&guest) != 'S' {}
+        wait_until("its vCPU sleeps", || vcpu_does(&guest) == 'S');
         set("Paused");
         set("Resumed");
         assert_eq!(socket.state(), "Running");
-        while vcpu_does(&guest) != 'R' {}
+        wait_until("its vCPU runs", || vcpu_does(&guest) == 'R');
         set("Resumed");
     }
 }
@@ -255,7 +255,7 @@ fn another_image_comes_with_the_request() {
     assert_eq!(answer.status, 204, "{answer:?}");
     assert!(is_open(&guest, other.as_file()));
     // Each of the disk's threads lets it go when it comes to that.
-    while is_open(&guest, disk.as_file()) {}
+    wait_until("it is closed", || !is_open(&guest, disk.as_file()));
     let config = json_of(&client.ask("GET", "/vm/config", ""));
     assert_eq!(config["drives"][0]["path_on_host"], path);
     let resized = json!({"drive_id": "data", "path_on_host": path}).to_string();
@@ -444,7 +444,7 @@ fn descriptors_that_nobody_wants_are_closed() {
     }
     assert!(!is_open(&guest, file.as_file()));
     drop(client);
-    while open_descriptors(&guest) > before {}
+    wait_until("they are closed", || open_descriptors(&guest) <= before);
     assert_well(&mut guest, &socket);
     finish(guest);
 }
