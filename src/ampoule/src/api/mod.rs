@@ -27,7 +27,8 @@ pub use self::{
 /// The thread that serves `listener` for as long as its machine lives.
 pub fn attendant(listener: OwnedFd, about: About) -> Attendant {
     let work = move |control: Control| {
-        server::Server::new(listener, Resources::new(about, control)).run();
+        let resources = Resources::new(about, control.clone());
+        server::Server::new(listener, resources).run(control.end());
     };
     Attendant {
         name: "api",

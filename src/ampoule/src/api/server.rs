@@ -1,6 +1,6 @@
 //! The thread that serves the control socket: it waits for whoever is ready, and for nobody in particular.
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -42,38 +42,38 @@ impl<V: Vm> Server<V> {
         }
     }
 
-    /// Serves for ever: the thread ends with its process.
-    pub(super) fn run(mut self) -> ! {
-        loop {
-            self.turn();
-        }
+    /// Serves until `end` is readable, and what has been asked by then is answered.
+    pub(super) fn run(mut self, end: BorrowedFd<'_>) {
+        while self.turn(end) {}
     }
 
-    /// Waits for anything, and does all that there is to do then.
-    pub(super) fn turn(&mut self) {
+    /// Waits for anything, and does all that there is to do then; whether to go on.
+    fn turn(&mut self, end: BorrowedFd<'_>) -> bool {
         let now = Instant::now();
         self.shut_until = self.shut_until.filter(|until| *until > now);
-        let ready = self.wait(now);
+        let ready = self.wait(now, end);
         let now = Instant::now();
-        let mut readiness = ready.iter();
+        let mut readiness = ready.into_iter();
+        let ended = readiness.next().is_some_and(|ready| ready);
         let resources = &mut self.resources;
         self.clients.retain_mut(|client| {
-            let ready = readiness.next().is_some_and(|ready| *ready) || client.has_more();
+            let ready = readiness.next().is_some_and(|ready| ready) || client.has_more();
             let overdue = client.deadline().is_some_and(|deadline| deadline <= now);
             !overdue && (!ready || client.turn(now, resources))
         });
-        if readiness.next().is_some_and(|ready| *ready) {
+        if readiness.next().is_some_and(|ready| ready) {
             self.let_in(now);
         }
+        !ended
     }
 
-    /// Waits; whether each client is ready, and behind them whether another one is there.
-    fn wait(&self, now: Instant) -> Vec<bool> {
+    /// Waits; whether it is the end, whether each client is ready, and behind them whether another one is there.
+    fn wait(&self, now: Instant, end: BorrowedFd<'_>) -> Vec<bool> {
         let clients = self.clients.iter();
-        let mut waited: Vec<_> = clients
-            .clone()
-            .map(|client| PollFd::from_borrowed_fd(client.socket(), client.interest()))
-            .collect();
+        let of =
+            |client| PollFd::from_borrowed_fd(Client::socket(client), Client::interest(client));
+        let mut waited = vec![PollFd::from_borrowed_fd(end, PollFlags::IN)];
+        waited.extend(clients.clone().map(of));
         if self.shut_until.is_none() {
             waited.push(PollFd::from_borrowed_fd(
                 self.listener.as_fd(),

@@ -1,14 +1,17 @@
 //! A machine in the hands of other threads, which cannot touch it: they ask, and its own thread does.
 use std::{
     io,
+    os::fd::{AsRawFd, BorrowedFd},
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread::Builder,
+    thread::{self, Builder},
+    time::Duration,
 };
 
 use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::{
     MachineError, Policy, State, confine_thread,
@@ -20,7 +23,10 @@ use crate::sandbox::{Filter, Role};
 ///
 /// Each call waits for the machine's thread: it answers as soon as it has done what it is at, and from when the machine is run.
 #[derive(Clone, Debug)]
-pub struct Control(Arc<Requests>);
+pub struct Control {
+    requests: Arc<Requests>,
+    end: Arc<EventFd>,
+}
 
 /// Why a machine did not do what it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -54,8 +60,18 @@ impl Order {
 }
 
 impl Control {
-    pub(super) fn new(requests: Arc<Requests>) -> Self {
-        Self(requests)
+    fn new(requests: Arc<Requests>) -> io::Result<Self> {
+        let end = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Self {
+            requests,
+            end: Arc::new(end),
+        })
+    }
+
+    /// What becomes readable when the machine is gone, and stays so.
+    pub fn end(&self) -> BorrowedFd<'_> {
+        // SAFETY: it is open for as long as this, and nobody closes it.
+        unsafe { BorrowedFd::borrow_raw(self.end.as_raw_fd()) }
     }
 
     /// Where in its life the machine is.
@@ -92,7 +108,7 @@ impl Control {
 
     fn ask(&self, wish: Wish) -> Result<State, ControlError> {
         let (answer, answered): (SyncSender<State>, Receiver<State>) = sync_channel(1);
-        self.0.put(Request::Ordered(Order { wish, answer }));
+        self.requests.put(Request::Ordered(Order { wish, answer }));
         answered.recv().map_err(|_| ControlError::Ended)
     }
 }
@@ -110,7 +126,7 @@ pub struct Attendant {
     pub name: &'static str,
     /// What it is for, and so what it may ask of the kernel.
     pub role: Role,
-    /// What it does, for as long as the machine lives.
+    /// What it does, until the machine is gone ([`Control::end`]): then it has a moment to finish.
     pub work: Box<dyn FnOnce(Control) + Send>,
 }
 
@@ -123,9 +139,12 @@ impl Attendant {
         self,
         requests: &Arc<Requests>,
         policy: Policy,
-    ) -> Result<(), MachineError> {
+    ) -> Result<Attending, MachineError> {
         let filter = policy.sandbox.then(|| Filter::new(self.role));
-        let control = Control::new(requests.clone());
+        let failed = |what| move |error| MachineError::Host(what, error);
+        let control = Control::new(requests.clone()).map_err(failed("event descriptors"))?;
+        let end = control.end.clone();
+        let (finished, finish) = sync_channel(1);
         let work = self.work;
         let thread = Builder::new()
             .name(self.name.to_owned())
@@ -133,17 +152,39 @@ impl Attendant {
         let started: io::Result<_> = thread.spawn(move || {
             confine_thread(filter.as_ref());
             work(control);
+            // There is room for it; the machine may wait no longer.
+            let _ = finished.try_send(());
+            // The end of a thread takes calls that it has no right to: it ends with its process.
+            loop {
+                thread::park();
+            }
         });
-        started
-            .map(drop)
-            .map_err(|error| MachineError::Host("a thread", error))
+        started.map_err(failed("a thread"))?;
+        Ok(Attending { end, finish })
+    }
+}
+
+/// An attendant at work.
+#[derive(Debug)]
+pub(super) struct Attending {
+    end: Arc<EventFd>,
+    finish: Receiver<()>,
+}
+
+impl Attending {
+    /// How long an attendant may take to finish.
+    const MOMENT: Duration = Duration::from_secs(1);
+
+    /// Tells it that the machine is gone, and lets it finish: who asked for the end shall hear that it was heard.
+    pub(super) fn dismiss(&self) {
+        // It is written to once.
+        let _ = self.end.write(1);
+        let _ = self.finish.recv_timeout(Self::MOMENT);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
 
     /// A machine's thread that answers one order.
@@ -163,7 +204,7 @@ mod tests {
     #[test]
     fn who_asks_gets_the_machines_answer() {
         let requests = Arc::new(Requests::new().unwrap());
-        let control = Control::new(requests.clone());
+        let control = Control::new(requests.clone()).unwrap();
         let machine = answering(&requests, State::Paused);
         assert_eq!(control.state(), Ok(State::Paused));
         assert_eq!(machine.join().unwrap(), Wish::Tell);
@@ -175,7 +216,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_machine_that_is_gone() {
         let requests = Arc::new(Requests::new().unwrap());
-        let control = Control::new(requests.clone());
+        let control = Control::new(requests.clone()).unwrap();
         let waiting = thread::spawn({
             let control = control.clone();
             move || control.resume()

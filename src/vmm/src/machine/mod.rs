@@ -19,7 +19,7 @@ pub use self::control::{Attendant, Control, ControlError};
 use self::{
     board::Board,
     console::{Console, Ends},
-    control::Wish,
+    control::{Attending, Wish},
     requests::{Request, Requests},
     signals::Signals,
 };
@@ -184,6 +184,7 @@ pub struct Machine {
     port: console::PortSlot,
     board: Board,
     threads: Vec<VcpuThread>,
+    attendants: Vec<Attending>,
     events: EventManager<Box<dyn MutEventSubscriber>>,
     /// When the guest is killed, once it was asked to power off.
     deadline: Option<Instant>,
@@ -223,9 +224,10 @@ impl Machine {
         let threads = spawn_vcpus(&parts, policy, &requests)?;
         assign(&mut board, &threads);
         let role = machine_role(policy, !attendants.is_empty());
-        for attendant in attendants {
-            attendant.start(&requests, policy)?;
-        }
+        let attendants = attendants.into_iter();
+        let attendants = attendants
+            .map(|attendant| attendant.start(&requests, policy))
+            .collect::<Result<_, _>>()?;
         if policy.sandbox {
             Filter::new(role).install()?;
         }
@@ -240,6 +242,7 @@ impl Machine {
             port,
             board,
             threads,
+            attendants,
             events,
             deadline: None,
             paths,
@@ -281,11 +284,21 @@ impl Machine {
         }
     }
 
-    /// Runs the machine until its guest has ended and its last output is written.
+    /// Runs the machine until its guest has ended, its last output is written, and its attendants have finished.
     ///
     /// # Errors
     /// When the event loop fails, or the guest resets and cannot be powered on again.
     pub fn run(&mut self) -> Result<Ending, MachineError> {
+        let ending = self.run_guest();
+        if !self.attendants.is_empty() {
+            // None of them is to wait for an answer now.
+            self.requests.close();
+            self.attendants.iter().for_each(Attending::dismiss);
+        }
+        ending
+    }
+
+    fn run_guest(&mut self) -> Result<Ending, MachineError> {
         let mut ending = None;
         self.resume();
         loop {
