@@ -365,8 +365,8 @@ fn clients_that_are_slow_keep_nobody_waiting() {
         })
         .collect();
     assert_well(&mut guest, &socket);
-    drop(slow);
     finish(guest);
+    drop(slow);
 }
 
 #[test]
@@ -399,8 +399,8 @@ fn clients_that_never_read_keep_nobody_waiting() {
         })
         .collect();
     assert_well(&mut guest, &socket);
-    drop(deaf);
     finish(guest);
+    drop(deaf);
 }
 
 #[test]

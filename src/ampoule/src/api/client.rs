@@ -246,3 +246,6 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

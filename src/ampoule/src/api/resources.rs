@@ -240,4 +240,4 @@ fn with_body<T: DeserializeOwned>(
     }
 }
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -114,7 +114,8 @@ Examples:
   ampoule run --initrd initrd.img                       newest kernel found
   ampoule run --kernel vmlinuz --initrd initrd.img --cpus 2 --memory 1G
   echo 'poweroff -f' | ampoule run --initrd initrd.img > boot.log
-  ampoule run --config vm.json --cmdline 'debug'";
+  ampoule run --config vm.json --cmdline 'debug'
+  ampoule run --config vm.json --api-sock vm.sock       Firecracker's API, while it runs";
 
 /// On or off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

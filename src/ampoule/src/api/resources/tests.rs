@@ -11,7 +11,7 @@ use super::*;
 use crate::api::Status;
 
 /// A machine that only remembers.
-struct Fake {
+pub(in crate::api) struct Fake {
     state: Cell<State>,
     presses: Cell<u32>,
 }
@@ -52,7 +52,7 @@ fn image(sectors: u64) -> NamedTempFile {
 }
 
 /// A machine with these drives.
-fn resources(drives: Vec<Drive>) -> Resources<Fake> {
+pub(in crate::api) fn resources(drives: Vec<Drive>) -> Resources<Fake> {
     let disks = drives.iter().map(|drive| {
         let file = File::options()
             .read(true)
