@@ -2,7 +2,6 @@
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
 use vmm::{
     config::{self, Action, ActionType, Definition, VmState, VmUpdate},
     machine::{Control, ControlError, State},
@@ -89,6 +88,25 @@ struct Version {
     ampoule_version: &'static str,
 }
 
+/// `GET /vm/config`: the definition, and Firecracker's keys for parts that do not exist here, as Firecracker has them when they are
+/// not used. No `serde_json::Value`: that may be a hash map, which asks the kernel for random bytes.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct FullConfig<'a> {
+    #[serde(flatten)]
+    definition: &'a Definition,
+    balloon: (),
+    cpu_config: (),
+    entropy: (),
+    logger: (),
+    memory_hotplug: (),
+    metrics: (),
+    mmds_config: (),
+    vsock: (),
+    network_interfaces: [(); 0],
+    pmem: [(); 0],
+}
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Resources of Firecracker's that describe a machine which is still to be started: here a definition does.
@@ -168,22 +186,20 @@ impl<V: Vm> Resources<V> {
         }
     }
 
-    /// The definition, with Firecracker's keys for parts that do not exist here as Firecracker has them when they are not used.
     fn config(&self) -> Response {
-        let mut config = json!({
-            "balloon": null, "cpu-config": null, "entropy": null, "logger": null, "memory-hotplug": null, "metrics": null,
-            "mmds-config": null, "network-interfaces": [], "pmem": [], "vsock": null,
-        });
-        match serde_json::to_value(&self.about.definition) {
-            Ok(Value::Object(definition)) => {
-                if let Some(config) = config.as_object_mut() {
-                    config.extend(definition);
-                }
-                Response::json(&config)
-            }
-            Ok(_) => Response::fault("the definition is no object"),
-            Err(error) => Response::fault(error),
-        }
+        Response::json(&FullConfig {
+            definition: &self.about.definition,
+            balloon: (),
+            cpu_config: (),
+            entropy: (),
+            logger: (),
+            memory_hotplug: (),
+            metrics: (),
+            mmds_config: (),
+            vsock: (),
+            network_interfaces: [],
+            pmem: [],
+        })
     }
 
     fn change(&self, update: VmUpdate) -> Response {

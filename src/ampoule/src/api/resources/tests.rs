@@ -1,6 +1,7 @@
 use std::{cell::Cell, fs::File, os::fd::OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use vmm::{
     config::{BootSource, Drive},
