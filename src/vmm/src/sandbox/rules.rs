@@ -510,6 +510,12 @@ const API: &[Rule] = &[
     ),
     rule(libc::SYS_lseek, "lseek", &[], "how large an image is"),
     rule(
+        libc::SYS_fdatasync,
+        "fdatasync",
+        &[],
+        "what was written to an image is kept when it goes",
+    ),
+    rule(
         libc::SYS_fcntl,
         "fcntl",
         &[Is(1, F_GETFL)],

@@ -93,6 +93,15 @@ impl Disk {
         *self.image.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(image);
     }
 
+    /// What the guest wrote is on the host's disk, where it can count on that.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        match self.cache {
+            Cache::Unsafe => Ok(()),
+            _ if self.read_only => Ok(()),
+            Cache::WriteBack | Cache::WriteThrough => self.image().settle(),
+        }
+    }
+
     /// Looks at the image's size again; sectors now.
     pub(super) fn measure(&self) -> io::Result<u64> {
         let sectors = self.image().bytes()? / SECTOR;

@@ -47,15 +47,18 @@ impl Handle {
         Ok(sectors)
     }
 
-    /// Puts `image` in the place of the disk's, between two requests, and tells the driver its size; its sectors.
+    /// Puts `image` in the place of the disk's, between two requests, and tells the driver its size; its sectors. What the guest
+    /// has written is on the host's disk by then: a flush that comes behind is the new image's.
     ///
     /// # Errors
-    /// What the host says of its size: then the disk is as before.
+    /// What the host says of its size, or of what was written: then the disk is as before.
     pub fn replace(&self, image: Image) -> io::Result<u64> {
         image.bytes()?;
         self.desks.iter().for_each(|desk| desk.pause());
-        self.disk.replace(image);
-        let sectors = self.resize();
+        let sectors = self.disk.settle().and_then(|()| {
+            self.disk.replace(image);
+            self.resize()
+        });
         self.desks.iter().for_each(|desk| desk.resume());
         sectors
     }

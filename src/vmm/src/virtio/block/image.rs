@@ -73,6 +73,17 @@ impl Image {
         self.lost.load(Ordering::Acquire)
     }
 
+    /// What was written to it is on the host's disk, unless it is known that some of it is lost.
+    ///
+    /// # Errors
+    /// What the host says: it is lost, then.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        if self.has_lost() {
+            return Ok(());
+        }
+        self.file.sync_data().inspect_err(|_| self.lose())
+    }
+
     /// How transfers must be aligned to go around the page cache; none when they never do.
     pub(super) fn alignment(&self) -> Option<Alignment> {
         self.direct.as_ref().map(|direct| direct.alignment)
