@@ -1,6 +1,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -8,7 +9,8 @@ use std::{
 use tempfile::NamedTempFile;
 
 use crate::{
-    Guest, ampoule, deadline::Deadline, guest::Streams, terminal::Terminal, transcript::Transcript,
+    Guest, ampoule, deadline::Deadline, guest::Streams, lacking, terminal::Terminal,
+    transcript::Transcript,
 };
 
 /// A guest about to be started: `ampoule run ARGUMENTS`, by default with a pipe to each of its three streams.
@@ -76,6 +78,14 @@ impl Launch {
     #[must_use]
     pub fn without_env(mut self, name: &str) -> Self {
         self.command.env_remove(name);
+        self
+    }
+
+    /// Runs it on a host that has no io_uring.
+    #[must_use]
+    pub fn without_io_uring(mut self) -> Self {
+        // SAFETY: between fork and exec it makes only system calls.
+        unsafe { self.command.pre_exec(lacking::io_uring) };
         self
     }
 

@@ -15,6 +15,7 @@ mod deadline;
 mod guest;
 pub mod handmade;
 mod host_disk;
+mod lacking;
 mod launch;
 pub mod linux;
 mod program;
