@@ -39,26 +39,24 @@ pub struct Plan {
 
 /// What fio does: as the quantity is called, its options, and its requests.
 const JOBS: [(&str, &str); 5] = [
-    ("read_4k_1", "--rw=randread --bs=4k --number_ios=4000"),
-    ("write_4k_1", "--rw=randwrite --bs=4k --number_ios=4000"),
+    ("read_4k_1", "--rw=randread --bs=4k --number_ios=1500"),
+    ("write_4k_1", "--rw=randwrite --bs=4k --number_ios=1500"),
     (
         "read_4k_32",
-        "--rw=randread --bs=4k --iodepth=32 --iodepth_batch=32 --number_ios=8000",
+        "--rw=randread --bs=4k --iodepth=32 --iodepth_batch=32 --iodepth_batch_complete_max=32 --number_ios=3000",
     ),
     (
         "write_4k_32",
-        "--rw=randwrite --bs=4k --iodepth=32 --iodepth_batch=32 --number_ios=8000",
+        "--rw=randwrite --bs=4k --iodepth=32 --iodepth_batch=32 --iodepth_batch_complete_max=32 --number_ios=3000",
     ),
-    ("read_128k_1", "--rw=randread --bs=128k --number_ios=800"),
+    ("read_128k_1", "--rw=randread --bs=128k --number_ios=300"),
 ];
 
 /// The guest's script: a line for each job, with the requests per second that fio counted (terse format 3, fields 8 and 49).
 fn script() -> String {
     // fio divides by the size of a cache line, of which not every monitor's guest knows.
     let line = "/sys/devices/system/cpu/cpu0/cache/index0/coherency_line_size";
-    let mut script = format!(
-        "echo 64 >/l; mount --bind /l {line}; cat /dev/vda >/dev/null; echo {IDLE}; sleep 1\n"
-    );
+    let mut script = format!("echo 64 >/l; mount --bind /l {line}; echo {IDLE}; sleep 1\n");
     script.push_str(
         "j() { n=$1; shift; echo \"job $n $(fio --name=j --filename=/dev/vda --ioengine=io_uring --direct=1 --norandommap --gtod_reduce=1 --minimal \"$@\" | cut -d';' -f8,49)\"; }\n",
     );
@@ -97,6 +95,7 @@ pub fn measure(
         let mut order: Vec<_> = cases.iter().collect();
         shuffler.shuffle(&mut order);
         for (name, program, guest) in order {
+            eprintln!("bench: {name} …");
             match run(program, guest, &stamp, work) {
                 Ok((costs, mebibytes)) => {
                     dirty.entry(name).or_default().push(mebibytes);

@@ -83,7 +83,8 @@ pub(crate) fn fill(path: &Path, mebibytes: u64) -> io::Result<()> {
     for _ in 0..mebibytes {
         file.write_all(&piece)?;
     }
-    Ok(())
+    // Nothing of it is written back while anybody is measured.
+    file.sync_all()
 }
 
 fn fio_reads_per_second(fio: &Path, path: &Path, depth: u32) -> io::Result<f64> {
