@@ -51,7 +51,7 @@ impl Doorbells for Nowhere {
 struct Echo {
     bells: [EventFd; 2],
     config: ConfigSpace,
-    queues: Vec<Queue>,
+    queues: Vec<Option<Queue>>,
     interrupt: Option<Interrupt>,
     chain: Chain,
 }
@@ -72,7 +72,7 @@ impl Echo {
     /// Serves what its queues hold: no more than the entries of each.
     fn serve(&mut self) {
         let mut broken = false;
-        for queue in &mut self.queues {
+        for queue in self.queues.iter_mut().flatten() {
             broken |= serve_queue(queue, &mut self.chain).is_err();
         }
         if let Some(interrupt) = &self.interrupt {
@@ -118,8 +118,13 @@ impl Device for Echo {
     }
     fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
         assert!(self.queues.is_empty(), "a device is activated once");
-        self.queues = queues.into_iter().flatten().collect();
+        self.queues = queues;
         self.interrupt = Some(interrupt.clone());
+    }
+    fn stop_queue(&mut self, index: usize) {
+        if let Some(queue) = self.queues.get_mut(index) {
+            *queue = None;
+        }
     }
     fn reset(&mut self) {
         self.queues.clear();

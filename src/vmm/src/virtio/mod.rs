@@ -41,7 +41,7 @@ pub type Confine = Arc<dyn Fn(Duty) + Send + Sync>;
 /// A device without its registers: what the transports have in common.
 ///
 /// Its threads exist, parked, before its guest runs. [`activate`](Self::activate) gives them frozen queues;
-/// [`reset`](Self::reset) takes these back.
+/// [`reset`](Self::reset) takes these back, [`stop_queue`](Self::stop_queue) one of them.
 pub trait Device: Send {
     /// The device's type (§5).
     fn kind(&self) -> u32;
@@ -66,6 +66,10 @@ pub trait Device: Send {
 
     /// The driver is ready (DRIVER_OK). `queues` holds one for each that the device has, none where the driver set none up.
     fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt);
+
+    /// The driver uses queue `index` no more, until it starts over; perhaps the device has it no more. Comes back when nothing of it is
+    /// under way.
+    fn stop_queue(&mut self, index: usize);
 
     /// The driver, or the machine, starts over. Comes back when the device touches guest memory no more.
     fn reset(&mut self);

@@ -152,6 +152,12 @@ impl Device for Block {
         }
     }
 
+    fn stop_queue(&mut self, index: usize) {
+        if let Some(worker) = self.workers.get(index) {
+            worker.desk().stop();
+        }
+    }
+
     fn reset(&mut self) {
         self.set_interrupt(None);
         self.workers.iter().for_each(|worker| worker.desk().stop());

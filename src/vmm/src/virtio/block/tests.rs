@@ -520,6 +520,29 @@ fn a_reset_takes_the_queue_away_and_another_start_brings_a_new_one() {
 }
 
 #[test]
+fn a_queue_that_its_driver_stops_is_served_no_more() {
+    for engine in ENGINES {
+        let mut running = Running::new(engine);
+        running.offer(2);
+        running.block.stop_queue(0);
+        let before = running.block.counters().requests.get();
+        running.queue.used();
+        running.offer(3);
+        // Nothing is left that it could wait for; neither is another queue.
+        running.block.stop_queue(0);
+        running.block.stop_queue(1);
+        running.block.pause();
+        assert_eq!(running.block.counters().requests.get(), before);
+        assert_eq!(running.queue.used(), None);
+        running.block.resume();
+        running.block.reset();
+        running.queue = DriverQueue::new(running.memory.clone(), 0x2_0000, 64);
+        running.activate();
+        running.read(4);
+    }
+}
+
+#[test]
 fn a_driver_that_never_stops_asking_is_stopped_all_the_same() {
     for engine in ENGINES {
         let mut running = Running::new(engine);

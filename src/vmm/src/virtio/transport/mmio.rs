@@ -140,6 +140,7 @@ impl Mmio {
                 let queue = usize::try_from(value).unwrap_or(usize::MAX);
                 state.negotiation.ring(queue);
             }
+            register::QUEUE_READY if value & 1 == 0 => state.negotiation.stop_queue(state.queue),
             register::STATUS => self.step(state, value),
             _ => state
                 .negotiation
@@ -193,13 +194,11 @@ impl Mmio {
 
 /// Writes one of the selected queue's registers. What a queue is made of stays as it is while it is ready.
 fn set_up(queue: &mut Setup, offset: u64, value: u32) {
-    if offset == register::QUEUE_READY {
-        queue.ready = value & 1 != 0;
-    }
     if queue.ready {
         return;
     }
     match offset {
+        register::QUEUE_READY => queue.ready = true,
         // Freezing refuses what is no size.
         register::QUEUE_SIZE => queue.size = u16::try_from(value).unwrap_or(0),
         register::DESCRIPTORS_LOW => set_low(&mut queue.descriptors, value),

@@ -167,6 +167,20 @@ impl Negotiation {
         }
     }
 
+    /// The driver uses a queue no more (§4.2.2.2). Where the device has it already, it gives it back, and has none in its place until
+    /// the next reset.
+    pub(super) fn stop_queue(&mut self, index: u32) {
+        if self.status & status::DRIVER_OK == 0 {
+            self.set_up(index, |queue| queue.ready = false);
+        } else if let Ok(index) = usize::try_from(index)
+            && let Some(queue) = self.queues.get_mut(index)
+            && queue.ready
+        {
+            queue.ready = false;
+            self.with_device(|device| device.stop_queue(index));
+        }
+    }
+
     pub(super) fn status(&self) -> u32 {
         if self.interrupt.is_broken() {
             self.status | status::NEEDS_RESET

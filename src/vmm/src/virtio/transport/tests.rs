@@ -63,6 +63,11 @@ impl Device for Notes {
         self.queues = Some(queues);
         self.interrupt = Some(interrupt.clone());
     }
+    fn stop_queue(&mut self, index: usize) {
+        if let Some(queues) = &mut self.queues {
+            queues[index] = None;
+        }
+    }
     fn reset(&mut self) {
         self.queues = None;
         self.resets += 1;
@@ -217,13 +222,43 @@ fn features_that_were_not_offered_are_not_agreed_to() {
 fn from_driver_ok_on_no_queue_moves() {
     let bench = Bench::new();
     bench.start();
-    for offset in [0x38, 0x44, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4] {
+    for offset in [0x38, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4] {
         bench.write(offset, 0);
     }
     assert_eq!(bench.read(0x44), 1, "still ready");
     bench.write(0x24, 0);
     bench.write(0x20, 1 << 9);
     assert_eq!(bench.read(0x70), READY);
+}
+
+#[test]
+fn a_queue_that_its_driver_stops_is_the_devices_no_more() {
+    let bench = Bench::new();
+    bench.agree(feature::VERSION_1);
+    for index in 0..2 {
+        let queue = DriverQueue::new(bench.memory.clone(), 0x1000 + 0x8000 * u64::from(index), 64);
+        bench.set_up(index, &queue);
+    }
+    assert_eq!(bench.step(status::DRIVER_OK), READY);
+    assert_eq!(bench.active(), Some(vec![true, true]));
+    bench.write(0x30, 1);
+    bench.write(0x44, 0);
+    assert_eq!(bench.read(0x44), 0);
+    assert_eq!(bench.active(), Some(vec![true, false]));
+    // Again, and one that is not there.
+    bench.write(0x44, 0);
+    bench.write(0x30, 2);
+    bench.write(0x44, 0);
+    // Only a reset gives the device a queue.
+    bench.write(0x30, 1);
+    bench.write(0x80, 0x2000);
+    bench.write(0x44, 1);
+    assert_eq!(bench.read(0x44), 0);
+    assert_eq!(bench.active(), Some(vec![true, false]));
+    assert_eq!(bench.read(0x70), READY);
+    bench.write(0x70, 0);
+    assert_eq!(bench.start(), READY);
+    assert_eq!(bench.active(), Some(vec![true, false]));
 }
 
 #[test]
