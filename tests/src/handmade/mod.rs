@@ -15,6 +15,7 @@ global_asm!(
     include_str!("processor.s"),
     include_str!("smp.s"),
     include_str!("console.s"),
+    include_str!("disk.s"),
     ".globl handmade_end",
     "handmade_end:",
     ".popsection",
@@ -116,6 +117,8 @@ guests! {
     /// Counts in memory that nobody else touches how often it was booted, and does what it is told: p powers off, r and k reset, x faults, u runs where no memory is, m panics, h says hello, i has itself interrupted;
     /// any other byte it prints as a number in angle brackets.
     commands = guest_commands;
+    /// Drives its first disk over MMIO as it is told: r reads a sector, w writes it, m reads it eight times at once, f flushes, d discards, z zeroes, b breaks the rules of virtqueues and starts over; x faults, p powers off.
+    disk = guest_disk;
     /// Sends back what it receives up to byte 4, by interrupts; then powers off.
     echo = guest_echo;
     /// Sends back what it receives up to byte 4, by polling; then powers off.
