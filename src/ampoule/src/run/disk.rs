@@ -156,7 +156,8 @@ fn open_disk(drive: &Drive, usual_queues: u16) -> io::Result<Options> {
     if !kind.is_file() && !kind.is_block_device() {
         return Err(io::Error::other("neither a file nor a block device"));
     }
-    lock(&file, drive.is_read_only)?;
+    let claim = open_again(drive, &file, OFlags::empty())?;
+    lock(&claim, drive.is_read_only)?;
     let (cache, image) = match drive.cache_type {
         CacheType::Unsafe => (Cache::Unsafe, Image::cached(file)),
         CacheType::Writeback => (Cache::WriteBack, Image::cached(file)),
@@ -164,7 +165,7 @@ fn open_disk(drive: &Drive, usual_queues: u16) -> io::Result<Options> {
         CacheType::None => (Cache::WriteBack, around_the_cache(drive, file)?),
     };
     Ok(Options {
-        image,
+        image: image.claimed(claim),
         read_only: drive.is_read_only,
         cache,
         id: drive.drive_id.clone(),
@@ -185,17 +186,23 @@ fn open_image(drive: &Drive, more: OFlags) -> io::Result<File> {
 
 /// The image without the host's page cache.
 fn around_the_cache(drive: &Drive, file: File) -> io::Result<Image> {
-    let direct = open_image(drive, OFlags::DIRECT).map_err(|error| match error.kind() {
+    let direct = open_again(drive, &file, OFlags::DIRECT).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidInput => io::Error::other(
             "its file system cannot go around the page cache (hint: without cache=none)",
         ),
         _ => error,
     })?;
+    Ok(Image::direct(file, direct))
+}
+
+/// What `file` is, open once more.
+fn open_again(drive: &Drive, file: &File, more: OFlags) -> io::Result<File> {
+    let again = open_image(drive, more)?;
     let identity = |file: &File| file.metadata().map(|data| (data.dev(), data.ino()));
-    if identity(&file)? != identity(&direct)? {
+    if identity(file)? != identity(&again)? {
         return Err(io::Error::other("it was replaced while it was opened"));
     }
-    Ok(Image::direct(file, direct))
+    Ok(again)
 }
 
 /// Locks the whole image for as long as it is open: readers share it, a writer has it alone.

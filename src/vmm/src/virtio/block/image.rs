@@ -15,6 +15,8 @@ pub struct Image {
     direct: Option<Direct>,
     /// Whether the host failed to write back what it had taken.
     lost: AtomicBool,
+    /// By which it is locked.
+    _claim: Option<File>,
 }
 
 /// The same image without the host's page cache.
@@ -38,6 +40,7 @@ impl Image {
             file,
             direct: None,
             lost: AtomicBool::new(false),
+            _claim: None,
         }
     }
 
@@ -52,6 +55,16 @@ impl Image {
                 alignment,
             }),
             lost: AtomicBool::new(false),
+            _claim: None,
+        }
+    }
+
+    /// The same image, locked by `claim`: the same open once more. It is used for nothing else, as an io_uring keeps what it knows open for
+    /// some time after the end of its process (it waits for grace periods), and the lock would last as long.
+    pub fn claimed(self, claim: File) -> Self {
+        Self {
+            _claim: Some(claim),
+            ..self
         }
     }
 
