@@ -1,7 +1,7 @@
 //! The driver's half of a virtqueue, in ordinary memory: well-behaved, or not.
 use std::sync::{
     Arc, Condvar, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering, fence},
 };
 use std::time::Duration;
 
@@ -99,6 +99,8 @@ impl DriverQueue {
 
     /// Whether the device wants to be rung: its used ring's flags do not say that it looks by itself (without EVENT_IDX).
     pub fn wants_bell(&self) -> bool {
+        // What was offered must be seen before the flags are looked at: else each side could miss the other (§2.7.13.4.1).
+        fence(Ordering::SeqCst);
         let flags = self.memory.read_obj::<u16>(GuestAddress(self.base + USED));
         flags.expect("there are rings") & 1 == 0
     }
