@@ -8,7 +8,7 @@ ROOTFS_PACKAGES=(systemd-sysv udev dbus libpam-systemd kmod iproute2 procps netb
 debian_image() {
     local bytes=$1 tree key
     shift
-    need_packages debootstrap e2fsprogs
+    need_packages debootstrap debian-archive-keyring e2fsprogs
     key=$({ printf '%s\n' "$@" && declare -p ROOTFS_PACKAGES && declare -f build_debian_tree configure_debian; } | hash_of)
     tree=$(cached "rootfs/$key.tar" build_debian_tree "$@")
     key=$({ printf '%s\n' "$bytes" "$key" && declare -f build_debian_image; } | hash_of)
@@ -25,7 +25,7 @@ build_debian_tree() {
     trap "as_root rm -rf --one-file-system '$tree'" EXIT
     packages=$(IFS=, && printf '%s' "${ROOTFS_PACKAGES[*]}${1+,$*}")
     run_logged "installing Debian $release (some 150 MiB)" -- \
-        as_root env PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase --include="$packages" "$release" "$tree" "$mirror"
+        as_root env PATH="$PATH:/usr/sbin:/sbin" debootstrap --force-check-gpg --variant=minbase --include="$packages" "$release" "$tree" "$mirror"
     configure_debian "$tree"
     as_root tar --create --numeric-owner --one-file-system --xattrs --directory "$tree" . >"$out"
 }

@@ -6,6 +6,7 @@ pub mod api;
 pub mod definition;
 pub mod doctor;
 pub mod failure;
+mod files;
 pub mod image;
 pub mod initramfs;
 pub mod kernel_search;

@@ -7,8 +7,9 @@ mod cpio;
 mod modules;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -26,10 +27,12 @@ use self::{
     cpio::Archive,
     modules::{DEPENDENCIES, Has, Modules},
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, files::Directory};
 
 /// To change with what is put into the archive.
 const VERSION: &str = "1";
+/// Bytes that all modules together may have: Debian's for every file system have some 10 MB.
+const MAX_MODULES: usize = 256 << 20;
 
 /// What a machine needs of its kernel.
 #[derive(Clone, Debug)]
@@ -68,10 +71,9 @@ pub enum Made {
 /// When the agent or a module cannot be read, or the kernel has no driver for the machine's disks.
 pub fn make(needs: &Needs<'_>, cache: Option<&Cache>) -> Result<Made, Failure> {
     let places = places(needs);
-    let Some((directory, list)) = places.iter().find_map(|place| {
-        let list = fs::metadata(place.join(DEPENDENCIES)).ok()?;
-        Some((place, list))
-    }) else {
+    let kernel_owner = fs::metadata(needs.kernel).map(|kernel| kernel.uid()).ok();
+    let found = places.iter().find_map(|place| find(place, kernel_owner));
+    let Some((directory, list)) = found else {
         return Ok(Made::NoModules(places));
     };
     let agent_path = companion::find("ampoule-agent")?;
@@ -92,16 +94,17 @@ pub fn make(needs: &Needs<'_>, cache: Option<&Cache>) -> Result<Made, Failure> {
             });
         }
     }
-    let modules = Modules::read(directory).map_err(failed(&directory.join(DEPENDENCIES)))?;
+    let modules = Modules::read(&directory);
+    let modules = modules.map_err(failed(&directory.path().join(DEPENDENCIES)))?;
     let transport = choose(&modules, needs.transport);
-    let wanted = select(&modules, needs, transport, directory)?;
+    let wanted = select(&modules, needs, transport, directory.path())?;
     if wanted.is_empty() {
         return Ok(Made::NotNeeded(transport));
     }
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut agent, &mut bytes).map_err(failed(&agent_path))?;
     let mut archive = Vec::new();
-    write(&modules, &wanted, &bytes, &mut archive)?;
+    write(&directory, &wanted, &bytes, &mut archive)?;
     let racy = [&list, &agent_data].into_iter().any(cache::is_racy);
     let key = key(needs, transport, &sources);
     let stored = cache
@@ -132,6 +135,16 @@ fn choose(modules: &Modules, wanted: Transport) -> Transport {
     let has = |transport: &&Transport| modules.has(driver(**transport)) != Has::Not;
     let found = candidates.iter().find(has).or(candidates.last());
     found.copied().unwrap_or(Transport::Mmio)
+}
+
+/// The modules' directory at `place`, and their list: if it is there, and nobody's but root's, this user's, or whose the kernel is. Others must
+/// not slip code into a guest by a directory beside its kernel, in `/tmp` for example.
+fn find(place: &Path, kernel_owner: Option<u32>) -> Option<(Directory, Metadata)> {
+    let directory = Directory::open(place).ok()?;
+    let list = directory.file(DEPENDENCIES).ok()?.metadata().ok()?;
+    let own = rustix::process::geteuid().as_raw();
+    let trusted = [0, own].contains(&list.uid()) || kernel_owner == Some(list.uid());
+    trusted.then_some((directory, list))
 }
 
 /// Where a kernel's modules may be: in a tree where the kernel is in `boot`, beside the kernel, in this host's own place.
@@ -214,7 +227,7 @@ fn add(wanted: &mut Vec<Wanted>, group: Group, files: Vec<String>) {
 
 /// Writes the archive.
 fn write(
-    modules: &Modules,
+    directory: &Directory,
     wanted: &[Wanted],
     agent: &[u8],
     archive: &mut Vec<u8>,
@@ -229,6 +242,7 @@ fn write(
     archive.program("init", agent).map_err(failed)?;
     let mut list = String::new();
     let mut written: Vec<&str> = Vec::new();
+    let mut room = MAX_MODULES;
     for (group, file) in wanted {
         let name = format!("{}.ko", modules::name_of(file));
         list.push_str(&format!("{group} {name}\n"));
@@ -236,8 +250,13 @@ fn write(
             continue;
         }
         written.push(file);
-        let bytes = modules.load(file);
-        let bytes = bytes.map_err(|error| Failure::new(format_args!("module {file}"), error))?;
+        let refused = |error| Failure::new(format_args!("module {file}"), error);
+        let bytes = modules::load(directory, file).map_err(refused)?;
+        room = room.checked_sub(bytes.len()).ok_or_else(|| {
+            refused(io::Error::other(
+                "the modules that are needed are too large",
+            ))
+        })?;
         let path = format!("{}/{name}", inside(DIRECTORY));
         archive.file(&path, &bytes).map_err(failed)?;
     }

@@ -1,10 +1,12 @@
 //! A kernel's modules, as `depmod` left them: which file is which module, what it needs, and what is built in.
+//!
+//! They belong to whoever made the kernel, from whom they come: what is named there is looked for in their directory and nowhere else, and
+//! what is no ELF file does not get to the guest.
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
     io::{self, BufReader, Read},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
 };
 
 use vmm::boot::kernel::{
@@ -12,10 +14,15 @@ use vmm::boot::kernel::{
     payload::{self, PayloadError},
 };
 
+use crate::files::Directory;
+
 /// The most that one of `depmod`'s files may have, in bytes: Debian's `modules.alias` has 1.4 MB.
 const MAX_INDEX: u64 = 32 << 20;
 /// The most that a module may have, in bytes: Debian's largest has 5 MB.
 const MAX_MODULE: u64 = 64 << 20;
+/// Modules that one may need, itself included: of those that are asked for here, Debian's need fewer than twenty.
+const MAX_NEEDED: usize = 256;
+const ELF_MAGIC: &[u8] = b"\x7fELF";
 
 /// The file that says what there is, and what needs what.
 pub(super) const DEPENDENCIES: &str = "modules.dep";
@@ -23,7 +30,6 @@ pub(super) const DEPENDENCIES: &str = "modules.dep";
 /// The modules of one kernel.
 #[derive(Debug, Default)]
 pub(super) struct Modules {
-    directory: PathBuf,
     /// By name: the file, and the files that it needs, the ones to be loaded last first.
     files: HashMap<String, (String, Vec<String>)>,
     /// By name: what had better be loaded first, by names of modules or of what they provide.
@@ -45,26 +51,22 @@ pub(super) enum Has {
 }
 
 impl Modules {
-    /// Reads `depmod`'s files in `directory`, which is `/lib/modules/RELEASE`.
+    /// Reads `depmod`'s files in `directory`, which is a `/lib/modules/RELEASE`.
     ///
     /// # Errors
     /// When there is no list of modules, or it cannot be read. Of the others each may be missing.
-    pub(super) fn read(directory: &Path) -> io::Result<Self> {
-        let index = |name| read_index(&directory.join(name)).unwrap_or_default();
+    pub(super) fn read(directory: &Directory) -> io::Result<Self> {
+        let index = |name| read_index(directory, name).unwrap_or_default();
         Ok(Self::parse(
-            directory,
-            &read_index(&directory.join(DEPENDENCIES))?,
+            &read_index(directory, DEPENDENCIES)?,
             &index("modules.softdep"),
             &index("modules.alias"),
             &index("modules.builtin"),
         ))
     }
 
-    fn parse(directory: &Path, files: &str, before: &str, aliases: &str, built_in: &str) -> Self {
-        let mut modules = Self {
-            directory: directory.to_owned(),
-            ..Self::default()
-        };
+    fn parse(files: &str, before: &str, aliases: &str, built_in: &str) -> Self {
+        let mut modules = Self::default();
         for line in files.lines() {
             let Some((file, needs)) = line.split_once(':') else {
                 continue;
@@ -112,31 +114,43 @@ impl Modules {
         closure.visit(&name);
         Has::Files(closure.files)
     }
+}
 
-    /// A module's bytes, decompressed.
-    ///
-    /// # Errors
-    /// When it cannot be read, does not decompress, or is no module.
-    pub(super) fn load(&self, file: &str) -> io::Result<Vec<u8>> {
-        let file = File::open(self.directory.join(file))?;
-        let mut magic = [0; Codec::MAGIC];
-        file.read_exact_at(&mut magic, 0)?;
-        let mut bytes = Vec::new();
-        let Some(codec) = Codec::detect(&magic) else {
-            file.take(MAX_MODULE).read_to_end(&mut bytes)?;
-            return Ok(bytes);
-        };
-        let mut write = |piece: &[u8]| {
-            bytes.extend_from_slice(piece);
-            Ok(())
-        };
-        payload::decompress(codec, BufReader::new(file), MAX_MODULE, &mut write).map_err(
-            |error| match error {
-                PayloadError::Write(error) => error,
-                other => io::Error::new(io::ErrorKind::InvalidData, other),
-            },
-        )?;
-        Ok(bytes)
+/// The bytes of the module in `file`, decompressed.
+///
+/// # Errors
+/// When it cannot be read, does not decompress, or is no module.
+pub(super) fn load(directory: &Directory, file: &str) -> io::Result<Vec<u8>> {
+    let file = directory.file(file)?;
+    let mut magic = [0; Codec::MAGIC];
+    file.read_exact_at(&mut magic, 0)?;
+    let mut bytes = Vec::new();
+    let Some(codec) = Codec::detect(&magic) else {
+        if !magic.starts_with(ELF_MAGIC) {
+            return Err(io::Error::other("it is no module"));
+        }
+        read_whole(&file, MAX_MODULE, &mut bytes)?;
+        return Ok(bytes);
+    };
+    let mut write = |piece: &[u8]| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    };
+    payload::decompress(codec, BufReader::new(file), MAX_MODULE, &mut write).map_err(|error| {
+        match error {
+            PayloadError::Write(error) => error,
+            other => io::Error::new(io::ErrorKind::InvalidData, other),
+        }
+    })?;
+    Ok(bytes)
+}
+
+/// All of a file of at most `most` bytes.
+fn read_whole(file: &File, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    file.take(most + 1).read_to_end(bytes)?;
+    match u64::try_from(bytes.len()) {
+        Ok(length) if length <= most => Ok(()),
+        _ => Err(io::ErrorKind::FileTooLarge.into()),
     }
 }
 
@@ -149,7 +163,8 @@ struct Closure<'a> {
 
 impl Closure<'_> {
     fn visit(&mut self, name: &str) {
-        if !self.seen.insert(name.to_owned()) {
+        // As deep as this goes down, too.
+        if self.seen.len() >= MAX_NEEDED || !self.seen.insert(name.to_owned()) {
             return;
         }
         let modules = self.modules;
@@ -172,12 +187,10 @@ impl Closure<'_> {
     }
 }
 
-fn read_index(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?
-        .take(MAX_INDEX)
-        .read_to_string(&mut text)?;
-    Ok(text)
+fn read_index(directory: &Directory, name: &str) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    read_whole(&directory.file(name)?, MAX_INDEX, &mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// The module in a file: `kernel/lib/libcrc32c.ko.xz` holds `libcrc32c`.
@@ -212,7 +225,6 @@ kernel/drivers/virtio/virtio.ko.xz: kernel/drivers/virtio/virtio_ring.ko.xz
 
     fn modules() -> Modules {
         Modules::parse(
-            Path::new("/m"),
             DEP,
             "# Soft dependencies\nsoftdep ext4 pre: crc32c post: later\nsoftdep crc32c_intel pre: ext4\n",
             "alias crc32c crc32c_generic\nalias crc32c crc32c_intel\nalias fs-ext4 ext4\n",
@@ -258,12 +270,34 @@ kernel/drivers/virtio/virtio.ko.xz: kernel/drivers/virtio/virtio_ring.ko.xz
         fs::write(at("broken.ko"), b"\xfd7zXZ\0and no more").unwrap();
         symlink("nowhere", at("gone.ko")).unwrap();
         fs::write(at(DEPENDENCIES), "plain.ko:\n").unwrap();
-        let modules = Modules::read(directory.path()).unwrap();
+        fs::write(at("text.ko"), "no module, but somebody's secret").unwrap();
+        let opened = Directory::open(directory.path()).unwrap();
+        let modules = Modules::read(&opened).unwrap();
         assert_eq!(modules.has("plain"), Has::Files(vec!["plain.ko".into()]));
-        assert_eq!(modules.load("plain.ko").unwrap(), elf);
-        assert!(modules.load("broken.ko").is_err());
-        assert!(modules.load("gone.ko").is_err());
-        assert!(Modules::read(&at("none")).is_err());
+        assert_eq!(load(&opened, "plain.ko").unwrap(), elf);
+        for file in [
+            "broken.ko",
+            "gone.ko",
+            "text.ko",
+            "../plain.ko",
+            "/etc/passwd",
+        ] {
+            assert!(load(&opened, file).is_err(), "{file}");
+        }
+        fs::remove_file(at(DEPENDENCIES)).unwrap();
+        assert!(Modules::read(&opened).is_err());
+    }
+
+    #[test]
+    fn a_chain_of_needs_without_an_end_is_cut() {
+        let mut list = String::new();
+        for index in 0..100_000 {
+            list.push_str(&format!("m{index}.ko: m{}.ko\n", index + 1));
+        }
+        let Has::Files(files) = Modules::parse(&list, "", "", "").has("m0") else {
+            panic!("no files")
+        };
+        assert_eq!(files.len(), MAX_NEEDED);
     }
 
     proptest! {
@@ -274,8 +308,8 @@ kernel/drivers/virtio/virtio.ko.xz: kernel/drivers/virtio/virtio_ring.ko.xz
             alias in "(alias [a-c]{1,2} [a-c]{1,2}\n){0,5}",
             any: String,
         ) {
-            Modules::parse(Path::new("/"), &dep, &soft, &alias, &any).has("a");
-            Modules::parse(Path::new("/"), &any, &any, &any, "").has("a");
+            Modules::parse(&dep, &soft, &alias, &any).has("a");
+            Modules::parse(&any, &any, &any, "").has("a");
         }
     }
 }

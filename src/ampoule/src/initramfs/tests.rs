@@ -41,7 +41,8 @@ fn modules_stand_in_the_order_to_load_them_in() {
     let kernel = tree.path().join("vmlinuz");
     let needs = needs(&kernel, Transport::Mmio);
     let directory = tree.path().join("modules/6.1.0-test");
-    let modules = Modules::read(&directory).unwrap();
+    let opened = Directory::open(&directory).unwrap();
+    let modules = Modules::read(&opened).unwrap();
     let wanted = select(&modules, &needs, needs.transport, &directory).unwrap();
     let lines: Vec<_> = wanted
         .iter()
@@ -59,7 +60,7 @@ fn modules_stand_in_the_order_to_load_them_in() {
         ]
     );
     let mut archive = Vec::new();
-    write(&modules, &wanted, b"agent", &mut archive).unwrap();
+    write(&opened, &wanted, b"agent", &mut archive).unwrap();
     let text = String::from_utf8_lossy(&archive);
     for part in [
         "modules/list\0",
@@ -78,7 +79,8 @@ fn a_kernel_without_the_machines_drivers_is_refused() {
     let kernel = tree.path().join("vmlinuz");
     let needs = needs(&kernel, Transport::Pci);
     let directory = tree.path().join("modules/6.1.0-test");
-    let modules = Modules::read(&directory).unwrap();
+    let opened = Directory::open(&directory).unwrap();
+    let modules = Modules::read(&opened).unwrap();
     let error = select(&modules, &needs, needs.transport, &directory)
         .unwrap_err()
         .to_string();
@@ -89,11 +91,13 @@ fn a_kernel_without_the_machines_drivers_is_refused() {
 fn the_kernel_decides_on_the_transport_where_nobody_does() {
     let tree = tree();
     let directory = tree.path().join("modules/6.1.0-test");
-    let modules = Modules::read(&directory).unwrap();
+    let opened = Directory::open(&directory).unwrap();
+    let modules = Modules::read(&opened).unwrap();
     assert_eq!(choose(&modules, Transport::Auto), Transport::Mmio);
     assert_eq!(choose(&modules, Transport::Pci), Transport::Pci);
     fs::write(directory.join("modules.builtin"), "kernel/virtio_pci.ko\n").unwrap();
-    let modules = Modules::read(&directory).unwrap();
+    let opened = Directory::open(&directory).unwrap();
+    let modules = Modules::read(&opened).unwrap();
     assert_eq!(choose(&modules, Transport::Auto), Transport::Pci);
 }
 
@@ -105,6 +109,20 @@ fn a_kernel_without_modules_is_left_to_itself() {
     )
     .unwrap();
     assert!(matches!(made, Made::NoModules(places) if places.len() == 4));
+}
+
+#[test]
+fn modules_of_somebody_else_are_not_the_kernels() {
+    let tree = tree();
+    let place = tree.path().join("modules/6.1.0-test");
+    let own = rustix::process::geteuid().as_raw();
+    assert!(find(&place, None).is_some());
+    if own == 0 {
+        let other = 65_534;
+        std::os::unix::fs::chown(place.join(DEPENDENCIES), Some(other), None).unwrap();
+        assert!(find(&place, None).is_none());
+        assert!(find(&place, Some(other)).is_some(), "whose the kernel is");
+    }
 }
 
 #[test]

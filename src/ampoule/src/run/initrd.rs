@@ -11,9 +11,9 @@ use vmm::{
     config::{Definition, Drive, Transport, boot_args},
 };
 
-use super::parts::open_file;
 use crate::{
     failure::Failure,
+    files,
     initramfs::{self, Made, Needs},
     paths::Paths,
 };
@@ -89,7 +89,7 @@ fn report(made: &Made) {
 
 fn open_named(path: &Path) -> Result<Initrd, Failure> {
     let what = || format!("initrd {}", path.display());
-    let file = open_file(path).map_err(|error| Failure::new(what(), error))?;
+    let file = files::open(path).map_err(|error| Failure::new(what(), error))?;
     Initrd::open(file).map_err(|error| Failure::new(what(), error))
 }
 
@@ -127,7 +127,7 @@ fn file_systems(definition: &Definition) -> Vec<Kind> {
 
 /// What the image says. It is a hint by which to choose drivers, and nothing else: the guest looks for itself.
 fn identify_image(drive: &Drive) -> Option<Kind> {
-    let image: File = open_file(&drive.path_on_host).ok()?;
+    let image: File = files::open(&drive.path_on_host).ok()?;
     let found = identify(|offset, buffer| image.read_exact_at(buffer, offset).is_ok());
     found.map(|found| found.kind)
 }

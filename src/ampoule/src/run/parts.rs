@@ -1,7 +1,6 @@
 //! Opening everything that a definition names, in one place, before this process is confined.
-use std::{fs::File, io, path::Path};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use vmm::{
     arch::x86_64::{cpuid::Topology, layout},
     boot::kernel::{self, EntryKind, Kernel},
@@ -13,7 +12,7 @@ use vmm::{
 };
 
 use super::{disk, initrd};
-use crate::{api, failure::Failure, paths::Paths};
+use crate::{api, failure::Failure, files, paths::Paths};
 
 const MIB: u64 = 1 << 20;
 
@@ -81,20 +80,13 @@ fn command_line(definition: &Definition, transport: Transport) -> Result<String,
         .map_err(|error| Failure::new("--cmdline", error))
 }
 
-/// Opens a file that may turn out to be a FIFO or a device without waiting for it.
-pub(super) fn open_file(path: &Path) -> io::Result<File> {
-    // musl's open() would make a second system call for O_CLOEXEC.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
-}
-
 fn open_kernel(
     path: &Path,
     wanted: Entry,
     paths: &Paths,
 ) -> Result<(Kernel, vmm::boot::kernel::Entry), Failure> {
     let what = || format!("kernel {}", path.display());
-    let file = open_file(path).map_err(|error| Failure::new(what(), error))?;
+    let file = files::open(path).map_err(|error| Failure::new(what(), error))?;
     let cache = paths
         .cache
         .as_ref()
