@@ -12,7 +12,7 @@ use crate::{
     disk_path::fill,
     launch::{Launch, Stamp, Wait},
     programs::{Absent, Guest, Kind, MEMORY_MIB, Program},
-    results::{Named, Results},
+    results::Results,
     smaps,
     stats::Shuffler,
 };
@@ -76,16 +76,7 @@ pub fn measure(
     absent: Vec<Absent>,
     work: &Path,
 ) -> io::Result<Results> {
-    let mut results = Results::default();
-    for (name, reason) in absent {
-        results.skip(name, reason);
-    }
-    for program in programs {
-        results.programs.push(Named {
-            name: program.name.clone(),
-            version: program.version.clone(),
-        });
-    }
+    let mut results = Results::of(programs, absent);
     let cases = cases(plan, programs, work)?;
     let stamp = Stamp::new()?;
     let mut shuffler = Shuffler::new(plan.seed);

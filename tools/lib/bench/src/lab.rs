@@ -13,7 +13,7 @@ use crate::{
     elf::{self, INIT_LINE},
     launch::{Launch, Stamp, Wait},
     programs::{Absent, Guest, Kind, MEMORY_MIB, Program},
-    results::{Named, Results},
+    results::Results,
     smaps,
     stats::Shuffler,
 };
@@ -72,16 +72,7 @@ pub fn measure(
     absent: Vec<Absent>,
     work: &Path,
 ) -> io::Result<Results> {
-    let mut results = Results::default();
-    for (name, reason) in absent {
-        results.skip(name, reason);
-    }
-    for program in programs {
-        results.programs.push(Named {
-            name: program.name.clone(),
-            version: program.version.clone(),
-        });
-    }
+    let mut results = Results::of(programs, absent);
     let plan = &warm(plan, programs, work)?;
     let stamp = Stamp::new()?;
     let idle = work.join("idle.cpio");

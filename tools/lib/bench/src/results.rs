@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::Summary;
+use crate::{
+    programs::{Absent, Program},
+    stats::Summary,
+};
 
 /// One quantity of one program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,6 +95,20 @@ pub struct Results {
 }
 
 impl Results {
+    /// Nothing yet, of these programs.
+    pub fn of(programs: &[Program], absent: Vec<Absent>) -> Self {
+        let mut results = Self::default();
+        for (name, reason) in absent {
+            results.skip(name, reason);
+        }
+        let named = programs.iter().map(|program| Named {
+            name: program.name.clone(),
+            version: program.version.clone(),
+        });
+        results.programs.extend(named);
+        results
+    }
+
     /// Adds a quantity; without samples there is nothing to add.
     pub fn row(&mut self, item: u8, measure: &str, unit: &str, program: &str, samples: &[f64]) {
         if let Some(summary) = Summary::of(samples) {
