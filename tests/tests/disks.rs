@@ -26,7 +26,11 @@ fn a_disk_is_free_as_soon_as_its_guest_has_ended() {
         let mut guest = used(kernel.launch(&["--disk", disk]));
         let second = kernel.run(&["--disk", disk]).finish();
         assert_eq!(second.code, 125);
-        assert!(second.stderr.contains("another program is using it"));
+        let holder = format!(
+            "another program is using it: ampoule, process {}",
+            guest.pid().as_raw_nonzero()
+        );
+        assert!(second.stderr.contains(&holder), "{}", second.stderr);
         match killed {
             false => guest.type_bytes(b"p"),
             true => guest.signal(Signal::KILL),

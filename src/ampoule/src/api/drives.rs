@@ -8,7 +8,7 @@ use vmm::{
 };
 
 use super::response::Response;
-use crate::run::disk;
+use crate::run::{claim, disk};
 
 /// A disk of the machine's.
 pub struct Disk {
@@ -127,6 +127,6 @@ fn image_in(descriptor: OwnedFd, drive: &Drive) -> Result<Image, Refused> {
         return unfit("it is open with O_APPEND or O_DIRECT");
     }
     let file = File::from(descriptor);
-    disk::lock(&file, drive.is_read_only).map_err(Refused::NoImage)?;
+    claim::lock(&file, drive.is_read_only).map_err(|error| Refused::NoImage(error.into()))?;
     Ok(Image::cached(file))
 }

@@ -2,10 +2,7 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{FileTypeExt, MetadataExt},
-    },
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::PathBuf,
     str::FromStr,
     sync::{Arc, Mutex},
@@ -20,6 +17,7 @@ use vmm::{
     virtio::block::{Block, Cache, Choice, Image, Options},
 };
 
+use super::claim;
 use crate::{api, failure::Failure};
 
 /// `PATH[,ro][,format=raw][,cache=writeback|writethrough|none|unsafe][,id=ID][,serial=SERIAL][,queues=N]`. Without an id, its place
@@ -157,7 +155,7 @@ fn open_disk(drive: &Drive, usual_queues: u16) -> io::Result<Options> {
         return Err(io::Error::other("neither a file nor a block device"));
     }
     let claim = open_again(drive, &file, OFlags::empty())?;
-    lock(&claim, drive.is_read_only)?;
+    claim::lock_or_name_holder(&claim, drive.is_read_only)?;
     let (cache, image) = match drive.cache_type {
         CacheType::Unsafe => (Cache::Unsafe, Image::cached(file)),
         CacheType::Writeback => (Cache::WriteBack, Image::cached(file)),
@@ -203,34 +201,6 @@ fn open_again(drive: &Drive, file: &File, more: OFlags) -> io::Result<File> {
         return Err(io::Error::other("it was replaced while it was opened"));
     }
     Ok(again)
-}
-
-/// Locks the whole image for as long as it is open: readers share it, a writer has it alone.
-///
-/// # Errors
-/// When another has it locked, or the host refuses.
-pub(crate) fn lock(file: &File, shared: bool) -> io::Result<()> {
-    let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
-    let lock = libc::flock {
-        l_type: libc::c_short::try_from(kind).expect("a small number"),
-        l_whence: libc::c_short::try_from(libc::SEEK_SET).expect("a small number"),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    // SAFETY: the descriptor is open and the structure lives while the call lasts.
-    let locked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
-    if locked == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    Err(match error.kind() {
-        io::ErrorKind::WouldBlock => io::Error::other(match shared {
-            true => "another program is writing to it",
-            false => "another program is using it (to share an image, give it to all with ,ro)",
-        }),
-        _ => error,
-    })
 }
 
 #[cfg(test)]

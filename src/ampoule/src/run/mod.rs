@@ -1,5 +1,6 @@
 //! `ampoule run`: read, open, confine, run.
 mod args;
+pub(crate) mod claim;
 pub(crate) mod disk;
 mod ends;
 mod initrd;

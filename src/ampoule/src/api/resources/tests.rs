@@ -334,7 +334,7 @@ fn what_is_no_image_does_not_replace_one() {
     );
     assert_fault(&unnamed, "path_on_host");
     let used = NamedTempFile::new().unwrap();
-    crate::run::disk::lock(used.as_file(), false).unwrap();
+    crate::run::claim::lock(used.as_file(), false).unwrap();
     let body = r#"{"drive_id": "d", "path_on_host": "new"}"#;
     let descriptors = vec![used.reopen().unwrap().into()];
     let response = ask_with(&mut resources, "PATCH /drives/d", body, descriptors);
