@@ -84,7 +84,7 @@ impl Driver {
         let (edges, line) = Edges::line();
         let queue = DriverQueue::new(memory.clone(), 0x1000, 256);
         let frozen = queue.setup().freeze(&memory, false).expect("a queue");
-        block.activate(vec![Some(frozen)], &Interrupt::new(line));
+        block.activate(0, vec![Some(frozen)], &Interrupt::new(line));
         Self {
             memory,
             queue,

@@ -89,7 +89,7 @@ fuzz_target!(|bytes: &[u8]| {
     let line = Line::new(Arc::new(Nowhere), 0);
     bench
         .disk
-        .activate(vec![Some(queue)], &Interrupt::new(line));
+        .activate(0, vec![Some(queue)], &Interrupt::new(line));
     // It looks by itself once it has the queue. What it has not begun by then is not served.
     let requests = bench.disk.counters().clone();
     let mut served = u64::MAX;

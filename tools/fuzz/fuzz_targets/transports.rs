@@ -116,7 +116,7 @@ impl Device for Echo {
     fn start_threads(&mut self, _: &Confine) -> io::Result<()> {
         Ok(())
     }
-    fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
+    fn activate(&mut self, _: u64, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
         assert!(self.queues.is_empty(), "a device is activated once");
         self.queues = queues;
         self.interrupt = Some(interrupt.clone());

@@ -64,8 +64,14 @@ pub trait Device: Send {
     /// When the host has no room for another.
     fn start_threads(&mut self, confine: &Confine) -> io::Result<()>;
 
-    /// The driver is ready (DRIVER_OK). `queues` holds one for each that the device has, none where the driver set none up.
-    fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt);
+    /// The driver writes `data` at `offset` of the configuration space. It is lost where there is no field for drivers to write.
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let _ = (offset, data);
+    }
+
+    /// The driver is ready (DRIVER_OK), and took `features` of those that were offered. `queues` holds one for each that the device has,
+    /// none where the driver set none up.
+    fn activate(&mut self, features: u64, queues: Vec<Option<Queue>>, interrupt: &Interrupt);
 
     /// The driver uses queue `index` no more, until it starts over; perhaps the device has it no more. Comes back when nothing of it is
     /// under way.

@@ -129,7 +129,7 @@ impl Driver {
         let queue = DriverQueue::new(memory.clone(), RINGS, 256);
         let frozen = queue.setup().freeze(&memory, false);
         let frozen = frozen.map_err(io::Error::other)?;
-        block.activate(vec![Some(frozen)], &Interrupt::new(line));
+        block.activate(0, vec![Some(frozen)], &Interrupt::new(line));
         Ok(Self {
             memory,
             queue,

@@ -139,7 +139,7 @@ impl Device for Block {
         Ok(())
     }
 
-    fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
+    fn activate(&mut self, _: u64, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
         self.set_interrupt(Some(interrupt.clone()));
         for ((worker, queue), index) in self.workers.iter().zip(queues).zip(0..) {
             if let Some(queue) = queue {

@@ -440,7 +440,7 @@ impl Running {
 
     fn activate(&mut self) {
         let queue = self.queue.setup().freeze(&self.memory, false).unwrap();
-        self.block.activate(vec![Some(queue)], &self.interrupt);
+        self.block.activate(0, vec![Some(queue)], &self.interrupt);
     }
 
     fn offer(&mut self, sector: u64) {
@@ -552,7 +552,7 @@ fn a_driver_that_never_stops_asking_is_stopped_all_the_same() {
         let frozen = queue.setup().freeze(&memory, false).unwrap();
         running
             .block
-            .activate(vec![Some(frozen)], &running.interrupt);
+            .activate(0, vec![Some(frozen)], &running.interrupt);
         let over = stop.clone();
         let driver = std::thread::spawn(move || {
             let mut room = 60;
@@ -706,7 +706,7 @@ fn every_queue_has_a_thread_of_its_own() {
         let frozen = queues.iter().enumerate().map(|(index, queue)| {
             (index != 1).then(|| queue.setup().freeze(&memory, true).unwrap())
         });
-        block.activate(frozen.collect(), &Interrupt::new(line));
+        block.activate(0, frozen.collect(), &Interrupt::new(line));
         memory.write_slice(&[0; 16], GuestAddress(HEADER)).unwrap();
         for index in [0, 2] {
             queues[index].offer(&[(HEADER, 16)], &[(DATA, 512), (STATUS, 1)]);

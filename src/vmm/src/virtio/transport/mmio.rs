@@ -221,11 +221,11 @@ impl Registers for Mmio {
         }
     }
 
-    /// What is not 32 bits wide is lost, and so is what is written to a configuration space: no device here has a field to write.
+    /// Registers are written as 32 bits, and anything else is lost.
     fn write(&self, offset: u64, data: &[u8]) -> Outcome {
-        if let Ok(bytes) = <[u8; 4]>::try_from(data)
-            && offset < register::CONFIG
-        {
+        if let Some(offset) = offset.checked_sub(register::CONFIG) {
+            self.lock().negotiation.write_config(offset, data);
+        } else if let Ok(bytes) = <[u8; 4]>::try_from(data) {
             self.write_register(offset, u32::from_le_bytes(bytes));
         }
         Outcome::Nothing

@@ -137,6 +137,13 @@ impl Negotiation {
         self.with_device(|device| device.config().read(offset, data));
     }
 
+    /// Writes `data` at `offset` of the configuration space, where the driver knows that there is a device (§2.1.1).
+    pub(super) fn write_config(&self, offset: u64, data: &[u8]) {
+        if self.status & status::DRIVER != 0 {
+            self.with_device(|device| device.write_config(offset, data));
+        }
+    }
+
     /// By which a driver sees that two reads of the configuration space were of the same contents.
     pub(super) fn generation(&self) -> u32 {
         self.with_device(|device| device.config().generation())
@@ -227,7 +234,8 @@ impl Negotiation {
             .collect::<Result<Vec<_>, _>>();
         match frozen {
             Ok(queues) => {
-                self.with_device(|device| device.activate(queues, &self.interrupt));
+                let features = self.accepted;
+                self.with_device(|device| device.activate(features, queues, &self.interrupt));
                 Step::Activated
             }
             Err(_) => {

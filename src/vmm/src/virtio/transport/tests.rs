@@ -21,6 +21,8 @@ pub(super) struct Notes {
     /// By which it reaches its driver, from its activation on.
     pub(super) interrupt: Option<Interrupt>,
     pub(super) resets: usize,
+    /// What the driver took, when it was activated.
+    pub(super) features: u64,
 }
 
 impl Notes {
@@ -31,6 +33,7 @@ impl Notes {
             queues: None,
             interrupt: None,
             resets: 0,
+            features: 0,
         }
     }
 
@@ -59,7 +62,14 @@ impl Device for Notes {
     fn start_threads(&mut self, _: &Confine) -> std::io::Result<()> {
         Ok(())
     }
-    fn activate(&mut self, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
+    /// Its last byte is the driver's.
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if (offset, data.len()) == (4, 1) {
+            self.config.put(4, data);
+        }
+    }
+    fn activate(&mut self, features: u64, queues: Vec<Option<Queue>>, interrupt: &Interrupt) {
+        self.features = features;
         self.queues = Some(queues);
         self.interrupt = Some(interrupt.clone());
     }
@@ -327,6 +337,20 @@ fn the_configuration_is_read_in_any_width_and_ends() {
     assert_eq!(read(0x1ff, 1), [0]);
     let _ = bench.registers.write(0x100, &[9; 4]);
     assert_eq!(read(0x100, 1), [1]);
+}
+
+#[test]
+fn a_driver_writes_the_configuration_once_it_knows_the_device() {
+    let bench = Bench::new();
+    let (mut byte, at) = ([0], 0x104);
+    let _ = bench.registers.write(at, &[7]);
+    bench.registers.read(at, &mut byte);
+    assert_eq!(byte, [5]);
+    bench.start();
+    let _ = bench.registers.write(at, &[7]);
+    bench.registers.read(at, &mut byte);
+    assert_eq!(byte, [7]);
+    assert_eq!(bench.device.lock().unwrap().features, feature::VERSION_1);
 }
 
 #[test]

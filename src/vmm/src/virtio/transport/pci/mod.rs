@@ -269,11 +269,14 @@ impl Function for Pci {
         }
     }
 
-    /// What is written to a device's own configuration is lost: no device here has a field to write.
     fn write(&self, bar: u8, offset: u64, data: &[u8]) {
         match (bar, offset) {
             (PORTS_BAR, _) => self.ring(Space::Ports, offset),
             (MEMORY_BAR, area::COMMON..area::ISR) => self.write_common(offset, data),
+            (MEMORY_BAR, area::DEVICE..area::NOTIFY) => {
+                let offset = offset - area::DEVICE;
+                self.lock().negotiation.write_config(offset, data);
+            }
             (MEMORY_BAR, area::NOTIFY..area::TABLE) => {
                 self.ring(Space::Memory, offset - area::NOTIFY);
             }

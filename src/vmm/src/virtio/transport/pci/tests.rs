@@ -249,6 +249,10 @@ fn a_device_comes_up_and_is_rung_by_its_port() {
     assert!(bench.device.lock().unwrap().was_rung());
     bench.put(0x2004, &1u16.to_le_bytes());
     assert!(bench.device.lock().unwrap().was_rung());
+    let mut byte = [0];
+    bench.put(0x1004, &[7]);
+    bench.get(0x1004, &mut byte);
+    assert_eq!(byte, [7], "the driver's byte of the configuration");
     // A reset takes everything back.
     bench.put(COMMON + 0x14, &[0]);
     assert_eq!(bench.status(), 0);
