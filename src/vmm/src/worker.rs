@@ -4,6 +4,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 /// What lies between such a thread and those who direct it. `J` is what it works on, from a driver's start to its reset.
@@ -18,8 +19,15 @@ pub struct Desk<J> {
     bell: EventFd,
 }
 
+/// Somebody asked for what stands still only during a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the device is not paused")]
+pub struct NotPaused;
+
 struct Papers<J> {
     next: Option<J>,
+    /// The thread's job, while it waits for the end of a pause.
+    resting: Option<J>,
     stop: bool,
     /// Pauses that have begun and not ended.
     pauses: u32,
@@ -36,6 +44,7 @@ impl<J> Desk<J> {
         Self {
             papers: Mutex::new(Papers {
                 next: None,
+                resting: None,
                 stop: false,
                 pauses: 0,
                 finish: false,
@@ -89,6 +98,20 @@ impl<J> Desk<J> {
         }
     }
 
+    /// What `look` sees in the job, if there is one, during a pause: nobody works on it then.
+    ///
+    /// # Errors
+    /// When there is no pause: the thread has its job with it.
+    pub fn look<T>(&self, look: impl FnOnce(&J) -> T) -> Result<Option<T>, NotPaused> {
+        let papers = self.lock();
+        if papers.pauses == 0 {
+            return Err(NotPaused);
+        }
+        // One that was handed over during the pause is still to be taken up.
+        let job = papers.next.as_ref().or(papers.resting.as_ref());
+        Ok(job.map(look))
+    }
+
     /// Ends a pause, if there is one.
     pub fn resume(&self) {
         let mut papers = self.lock();
@@ -115,11 +138,13 @@ impl<J> Desk<J> {
         self.urgent.store(false, Ordering::Release);
         if papers.pauses > 0 {
             papers.quiet = true;
+            papers.resting = job.take();
             self.changed.notify_all();
             papers = self.wait_while(papers, |papers| {
                 papers.pauses > 0 && !papers.stop && !papers.finish
             });
             papers.quiet = false;
+            *job = papers.resting.take();
         }
         if papers.stop || papers.finish {
             *job = None;
@@ -154,5 +179,62 @@ impl<J> Desk<J> {
         self.changed
             .wait_while(papers, |papers| hold(papers))
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread};
+
+    use super::*;
+
+    /// A thread that adds one to its job at each turn.
+    fn at_work() -> (Arc<Desk<u64>>, thread::JoinHandle<()>) {
+        let desk = Arc::new(Desk::new(EventFd::new(0).unwrap()));
+        let side = desk.clone();
+        let thread = thread::spawn(move || {
+            let mut job = None;
+            while side.next(&mut job) {
+                while !side.is_urgent() {
+                    match &mut job {
+                        Some(count) => *count += 1,
+                        None => drop(side.bell().read()),
+                    }
+                }
+            }
+        });
+        (desk, thread)
+    }
+
+    #[test]
+    fn a_job_is_seen_during_a_pause_and_stands_still() {
+        let (desk, thread) = at_work();
+        assert_eq!(desk.look(|count| *count), Err(NotPaused));
+        // Handed over during a pause, it is seen at once, and after that as it was left.
+        desk.pause();
+        assert_eq!(desk.look(|count| *count), Ok(None));
+        desk.start(5);
+        assert_eq!(desk.look(|count| *count), Ok(Some(5)));
+        desk.resume();
+        let mut seen = 5;
+        for _ in 0..10 {
+            desk.pause();
+            let count = desk.look(|count| *count).unwrap().unwrap();
+            assert!(count >= seen);
+            seen = count;
+            desk.pause();
+            assert_eq!(desk.look(|count| *count), Ok(Some(count)));
+            desk.resume();
+            assert_eq!(desk.look(|count| *count), Ok(Some(count)));
+            desk.resume();
+        }
+        assert_eq!(desk.look(|count| *count), Err(NotPaused));
+        // What is taken away during a pause is gone.
+        desk.pause();
+        desk.stop();
+        assert_eq!(desk.look(|count| *count), Ok(None));
+        desk.resume();
+        desk.finish();
+        thread.join().unwrap();
     }
 }

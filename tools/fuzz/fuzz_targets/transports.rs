@@ -18,9 +18,10 @@ use vmm::{
     pci::{ConfigPorts, Ecam, Function, Host, Space, Window},
     virtio::{
         ConfigSpace, Confine, Device, Interrupt,
-        queue::{Chain, Queue},
+        queue::{Chain, Progress, Queue},
         transport::{Doorbells, SharedDevice, mmio::Mmio, pci::Pci},
     },
+    worker::NotPaused,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -132,6 +133,10 @@ impl Device for Echo {
     }
     fn pause(&mut self) {}
     fn resume(&mut self) {}
+    fn progress(&self) -> Result<Vec<Option<Progress>>, NotPaused> {
+        let progress = |queue: &Option<Queue>| queue.as_ref().map(Queue::progress);
+        Ok(self.queues.iter().map(progress).collect())
+    }
 }
 
 fn bus<const N: usize>(devices: [(Range<u64>, Arc<dyn Registers>); N]) -> Bus {

@@ -12,7 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 pub use config_space::ConfigSpace;
 pub use interrupt::{Interrupt, Signal};
 
-use self::queue::Queue;
+use self::queue::{Progress, Queue};
+use crate::worker::NotPaused;
 
 /// Feature bits that belong to no device (§6).
 pub mod feature {
@@ -85,4 +86,12 @@ pub trait Device: Send {
 
     /// Goes on where it was paused.
     fn resume(&mut self);
+
+    /// How far it has got with each of its queues: none for one that the driver did not set up, and for one that the device gave
+    /// up because the driver broke the rules. What a paused device took and did not give back, it has put back, so that another one
+    /// of the same kind, activated with queues at this progress, goes on where this one was paused.
+    ///
+    /// # Errors
+    /// When it is not paused.
+    fn progress(&self) -> Result<Vec<Option<Progress>>, NotPaused>;
 }

@@ -9,6 +9,7 @@ pub const MAX_SEGMENTS: usize = 1024;
 
 /// A queue that a driver sets up: nothing is checked until it is frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Setup {
     /// Entries, a power of two of at most `max_size`.
     pub size: u16,
@@ -42,6 +43,19 @@ impl Setup {
     /// # Errors
     /// When it is not so.
     pub fn freeze(&self, memory: &GuestMemoryMmap, event_idx: bool) -> Result<Queue, Broken> {
+        self.freeze_at(memory, event_idx, Progress::default())
+    }
+
+    /// The same, of a queue that a device has used already, and got as far as `progress` with.
+    ///
+    /// # Errors
+    /// As those of [`freeze`](Self::freeze), and when no device gets so far: it took more requests than there are entries.
+    pub fn freeze_at(
+        &self,
+        memory: &GuestMemoryMmap,
+        event_idx: bool,
+        progress: Progress,
+    ) -> Result<Queue, Broken> {
         let mut inner = virtio_queue::Queue::new(self.max_size).map_err(|_| Broken)?;
         inner.try_set_size(self.size).map_err(|_| Broken)?;
         let place = GuestAddress;
@@ -55,13 +69,32 @@ impl Setup {
         }
         inner.set_event_idx(event_idx);
         inner.set_ready(self.ready);
-        if !inner.is_valid(memory) {
+        if !inner.is_valid(memory) || progress.taken() > self.size {
             return Err(Broken);
         }
+        inner.set_next_avail(progress.next_available);
+        inner.set_next_used(progress.next_used);
         Ok(Queue {
             inner,
             memory: memory.clone(),
         })
+    }
+}
+
+/// How far a device has got with a queue: indices that count up to 65535 and start over (§2.7.6, §2.7.8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Of the available ring: the next request that it takes.
+    pub next_available: u16,
+    /// Of the used ring: the next that it gives back.
+    pub next_used: u16,
+}
+
+impl Progress {
+    /// Requests that were taken and not given back.
+    fn taken(self) -> u16 {
+        self.next_available.wrapping_sub(self.next_used)
     }
 }
 
@@ -101,6 +134,14 @@ impl Queue {
     /// The memory that its descriptors speak of.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
+    }
+
+    /// How far it has got.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            next_available: self.inner.next_avail(),
+            next_used: self.inner.next_used(),
+        }
     }
 
     /// Takes the next request into `chain`, or finds none.

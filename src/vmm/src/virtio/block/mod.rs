@@ -24,8 +24,11 @@ pub use self::{
     handle::Handle,
     image::Image,
 };
-use super::{ConfigSpace, Confine, Device, Interrupt, queue::Queue};
-use crate::metrics::Counter;
+use super::{
+    ConfigSpace, Confine, Device, Interrupt,
+    queue::{Progress, Queue},
+};
+use crate::{metrics::Counter, worker::NotPaused};
 
 /// The device's type (§5).
 const KIND: u32 = 2;
@@ -171,5 +174,12 @@ impl Device for Block {
         self.workers
             .iter()
             .for_each(|worker| worker.desk().resume());
+    }
+
+    fn progress(&self) -> Result<Vec<Option<Progress>>, NotPaused> {
+        self.workers
+            .iter()
+            .map(|worker| worker.desk().look(|job| job.queue.progress()))
+            .collect()
     }
 }

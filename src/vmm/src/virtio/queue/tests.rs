@@ -2,7 +2,7 @@
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Broken, Chain, MAX_SEGMENTS, Queue};
+use super::{Broken, Chain, MAX_SEGMENTS, Progress, Queue};
 use crate::testing::virtqueue::{DriverQueue, flag};
 
 const BASE: u64 = 0x1000;
@@ -134,6 +134,53 @@ fn no_queue_lies_outside_of_memory_or_askew() {
     bad[7].descriptors += 8;
     for setup in bad {
         assert_eq!(setup.freeze(&memory, true).err(), Some(Broken), "{setup:?}");
+    }
+}
+
+#[test]
+fn a_queue_goes_on_where_another_has_got_to() {
+    let (memory, mut driver, mut queue) = bench(8);
+    for round in 0..10u16 {
+        let first = driver.offer(&[(0x100, 16)], &[]);
+        let second = driver.offer(&[(0x100, 16)], &[]);
+        let chain = pop(&mut queue).unwrap().unwrap();
+        assert_eq!(chain.head, first);
+        queue.push(first, 1).unwrap();
+        // One request was taken, and put back.
+        pop(&mut queue).unwrap().unwrap();
+        queue.put_back();
+        let progress = queue.progress();
+        assert_eq!(progress.next_available, 2 * round + 1);
+        assert_eq!(progress.next_used, 2 * round + 1);
+        queue = driver.setup().freeze_at(&memory, false, progress).unwrap();
+        assert_eq!(queue.progress(), progress);
+        assert_eq!(pop(&mut queue).unwrap().unwrap().head, second);
+        assert!(pop(&mut queue).unwrap().is_none());
+        queue.push(second, 2).unwrap();
+        assert_eq!(driver.used(), Some((first.into(), 1)));
+        assert_eq!(driver.used(), Some((second.into(), 2)));
+        assert_eq!(driver.used(), None);
+    }
+}
+
+#[test]
+fn no_device_gets_further_than_a_queue_is_long() {
+    let (memory, driver, _) = bench(8);
+    for (next_available, next_used, good) in [
+        (0, 0, true),
+        (8, 0, true),
+        (9, 0, false),
+        (0, 1, false),
+        (3, 0xfffb, true),
+        (4, 0xfffb, false),
+        (0xffff, 0, false),
+    ] {
+        let progress = Progress {
+            next_available,
+            next_used,
+        };
+        let frozen = driver.setup().freeze_at(&memory, true, progress);
+        assert_eq!(frozen.is_ok(), good, "{progress:?}");
     }
 }
 

@@ -10,7 +10,11 @@ use crate::{
     bus::Registers,
     kvm::{Place, Ring},
     testing::virtqueue::{DriverQueue, Edges},
-    virtio::{ConfigSpace, Confine, Device, Interrupt, feature, queue::Queue},
+    virtio::{
+        ConfigSpace, Confine, Device, Interrupt, feature,
+        queue::{Progress, Queue},
+    },
+    worker::NotPaused,
 };
 
 /// A device that only notes what is done to it.
@@ -84,6 +88,11 @@ impl Device for Notes {
     }
     fn pause(&mut self) {}
     fn resume(&mut self) {}
+    fn progress(&self) -> Result<Vec<Option<Progress>>, NotPaused> {
+        let queues = self.queues.as_deref().unwrap_or(&[const { None }; 2]);
+        let progress = |queue: &Option<Queue>| queue.as_ref().map(Queue::progress);
+        Ok(queues.iter().map(progress).collect())
+    }
 }
 
 /// The bells that are connected.
