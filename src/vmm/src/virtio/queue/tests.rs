@@ -164,6 +164,30 @@ fn a_queue_goes_on_where_another_has_got_to() {
 }
 
 #[test]
+fn a_driver_that_asks_until_nothing_came_misses_no_interrupt() {
+    let (memory, mut driver, _) = bench(8);
+    let mut queue = driver.setup().freeze(&memory, true).unwrap();
+    let mut give_back = |driver: &mut DriverQueue| {
+        driver.offer(&[(0x100, 16)], &[]);
+        let chain = pop(&mut queue).unwrap().unwrap();
+        queue.push(chain.head, 0).unwrap();
+        queue.wants_interrupt().unwrap()
+    };
+    assert!(!driver.want_interrupt());
+    assert!(give_back(&mut driver));
+    // One that comes while nobody waits. Who asks after that hears of it by asking, and never of the next.
+    assert!(!give_back(&mut driver));
+    assert!(driver.used().is_some());
+    assert!(driver.want_interrupt());
+    assert!(driver.used().is_some());
+    assert!(!give_back(&mut driver));
+    // Who has taken them and asks again does.
+    assert!(driver.used().is_some());
+    assert!(!driver.want_interrupt());
+    assert!(give_back(&mut driver));
+}
+
+#[test]
 fn no_device_gets_further_than_a_queue_is_long() {
     let (memory, driver, _) = bench(8);
     for (next_available, next_used, good) in [
