@@ -1,4 +1,4 @@
-use super::{CONFIG_BYTES, Placement, Space};
+use super::{CONFIG_BYTES, Misfit, Placement, Space};
 
 /// Offsets of the header's registers (§6.1).
 mod register {
@@ -182,6 +182,29 @@ impl ConfigSpace {
         for ((byte, mask), value) in bytes.zip(data) {
             *byte = *byte & !mask | value & mask;
         }
+    }
+
+    /// All that is in it.
+    pub fn save(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// This space as it was when `saved` was [saved](Self::save) of it, or of another like it.
+    ///
+    /// # Errors
+    /// When no guest can have made it so.
+    pub fn restored(&self, saved: &[u8]) -> Result<Self, Misfit> {
+        let length = Misfit::Length(saved.len());
+        let bytes = <[u8; CONFIG_BYTES]>::try_from(saved).map_err(|_| length)?;
+        for (at, (own, saved)) in self.bytes.iter().zip(&bytes).enumerate() {
+            if (own ^ saved) & !self.writable[at] != 0 {
+                return Err(Misfit::Byte(at));
+            }
+        }
+        Ok(Self {
+            bytes,
+            ..self.clone()
+        })
     }
 
     /// The 32 bits at `offset`.

@@ -2,12 +2,14 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
 };
 
-use super::{CONFIG_BYTES, ConfigSpace, Function, Identity, Placement, Space};
+use serde::{Deserialize, Serialize};
+
+use super::{CONFIG_BYTES, ConfigSpace, Function, Identity, Misfit, Placement, Space};
 use crate::{
     arch::x86_64::layout,
     bus::{Outcome, Registers},
@@ -21,12 +23,21 @@ const PLACES: usize = SLOTS * FUNCTIONS;
 
 /// A bus with a host bridge, which is the function 00:00.0.
 pub struct Host {
+    bridge: Arc<Bridge>,
     functions: Vec<Option<Arc<dyn Function>>>,
     /// Where each function wants to answer. Configuration accesses come one at a time, as on a real bus, and nothing else changes this.
     placed: Mutex<BTreeMap<usize, Vec<Placement>>>,
     routes: RwLock<Routes>,
     /// The register at port 0xcf8: which configuration register its neighbour is.
     selected: AtomicU32,
+}
+
+/// The host bridge's state, version 1: without the functions behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostState {
+    selected: u32,
+    space: Vec<u8>,
 }
 
 /// Who answers where, sorted by address.
@@ -95,18 +106,53 @@ impl Host {
     pub fn new(functions: Vec<Arc<dyn Function>>) -> Self {
         let mut places: Vec<Option<Arc<dyn Function>>> = vec![None; PLACES];
         let mut placed = BTreeMap::new();
-        places[0] = Some(Arc::new(Bridge::new()));
+        let bridge = Arc::new(Bridge::new());
+        places[0] = Some(bridge.clone());
         for (index, function) in functions.into_iter().enumerate() {
             let place = Self::place(index);
             placed.insert(place, function.placements());
             places[place] = Some(function);
         }
         Self {
+            bridge,
             functions: places,
             routes: RwLock::new(Routes::new(&placed)),
             placed: Mutex::new(placed),
             selected: AtomicU32::new(0),
         }
+    }
+
+    /// The bridge's registers, while no vCPU runs.
+    pub fn save(&self) -> HostState {
+        HostState {
+            selected: self.selected.load(Ordering::Acquire),
+            space: self.bridge.lock().save(),
+        }
+    }
+
+    /// Becomes what was saved of another. Behind its functions, which answer from then on where their own states put them.
+    ///
+    /// # Errors
+    /// When it does not fit: then everything is as before.
+    pub fn restore(&self, saved: &HostState) -> Result<(), Misfit> {
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut space = self.bridge.lock();
+            *space = space.restored(&saved.space)?;
+        }
+        self.selected.store(saved.selected, Ordering::Release);
+        for (&place, placements) in placed.iter_mut() {
+            if let Some(Some(function)) = self.functions.get(place) {
+                *placements = function.placements();
+            }
+        }
+        self.route(&placed);
+        Ok(())
+    }
+
+    fn route(&self, placed: &BTreeMap<usize, Vec<Placement>>) {
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        *routes = Routes::new(placed);
     }
 
     /// A read of the configuration register `offset` at `place`. Where nobody sits, `data` stays as it is.
@@ -128,8 +174,7 @@ impl Host {
             && function.write_config(offset, data)
         {
             placed.insert(place, function.placements());
-            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-            *routes = Routes::new(&placed);
+            self.route(&placed);
         }
     }
 
@@ -260,17 +305,19 @@ impl Bridge {
             subsystem: (0, 0),
         })))
     }
+
+    fn lock(&self) -> MutexGuard<'_, ConfigSpace> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Function for Bridge {
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let space = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        space.read(offset, data);
+        self.lock().read(offset, data);
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) -> bool {
-        let mut space = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        space.write(offset, data);
+        self.lock().write(offset, data);
         false
     }
 

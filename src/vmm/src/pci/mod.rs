@@ -7,8 +7,10 @@ pub mod msix;
 
 use std::ops::Range;
 
+use thiserror::Error;
+
 pub use config::{Bar, Capability, ConfigSpace, Identity};
-pub use host::{ConfigPorts, Ecam, Host, SELECT_BYTES, Window};
+pub use host::{ConfigPorts, Ecam, Host, HostState, SELECT_BYTES, Window};
 
 use crate::arch::x86_64::layout;
 
@@ -32,6 +34,27 @@ impl Space {
             Self::Memory => layout::PCI_MEMORY,
         }
     }
+}
+
+/// Why a state is not one of the function that was to take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Misfit {
+    /// It is no configuration space.
+    #[error("the saved configuration space has {0} bytes, not {CONFIG_BYTES}")]
+    Length(usize),
+    /// It is another function's.
+    #[error(
+        "byte {0:#x} of the saved configuration space is another function's: the bus is to be built with the same devices in the same order"
+    )]
+    Byte(usize),
+    /// It has more interrupt vectors, or fewer.
+    #[error("the saved function has {saved} interrupt vectors, this one {own}")]
+    Vectors {
+        /// How many it has.
+        saved: usize,
+        /// How many the function has that was to take it.
+        own: usize,
+    },
 }
 
 /// Where one of a function's base address registers puts its registers.

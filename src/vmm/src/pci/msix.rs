@@ -4,6 +4,9 @@ use std::sync::{
     atomic::{AtomicU16, Ordering},
 };
 
+use serde::{Deserialize, Serialize};
+
+use super::Misfit;
 use crate::irq::MessageSender;
 
 /// The capability's id.
@@ -39,6 +42,44 @@ impl Entry {
     fn word(&self, at: usize) -> u32 {
         let [a, b, c, d] = [0, 1, 2, 3].map(|byte| self.bytes[at + byte]);
         u32::from_le_bytes([a, b, c, d])
+    }
+}
+
+/// One vector, saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vector {
+    /// Where its message goes.
+    pub address: u64,
+    /// What its message says.
+    pub data: u32,
+    /// Whether it sends none.
+    pub masked: bool,
+    /// Whether one waits for the mask to go.
+    pub pending: bool,
+}
+
+impl From<&Entry> for Vector {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            address: u64::from(entry.word(0)) | u64::from(entry.word(4)) << 32,
+            data: entry.word(8),
+            masked: entry.bytes[VECTOR_CONTROL] & MASKED != 0,
+            pending: entry.pending,
+        }
+    }
+}
+
+impl From<&Vector> for Entry {
+    fn from(vector: &Vector) -> Self {
+        let mut bytes = [0; ENTRY_BYTES];
+        bytes[..8].copy_from_slice(&vector.address.to_le_bytes());
+        bytes[8..VECTOR_CONTROL].copy_from_slice(&vector.data.to_le_bytes());
+        bytes[VECTOR_CONTROL] = if vector.masked { MASKED } else { 0 };
+        Self {
+            bytes,
+            pending: vector.pending,
+        }
     }
 }
 
@@ -104,6 +145,37 @@ impl Msix {
         }
     }
 
+    /// The table, with what is pending; not the message control register.
+    pub fn save(&self) -> Vec<Vector> {
+        self.entries
+            .iter()
+            .map(|entry| Vector::from(&*lock(entry)))
+            .collect()
+    }
+
+    /// Whether `saved` is a table of as many vectors.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(&self, saved: &[Vector]) -> Result<(), Misfit> {
+        let (saved, own) = (saved.len(), self.entries.len());
+        if saved == own {
+            Ok(())
+        } else {
+            Err(Misfit::Vectors { saved, own })
+        }
+    }
+
+    /// Becomes what [`check`](Self::check) found to fit, with the message control register as it was. What is pending and may be sent is sent.
+    pub fn restore(&self, saved: &[Vector], control: u16) {
+        // Nothing is sent between two tables.
+        self.control.store(0, Ordering::Release);
+        for (entry, saved) in self.entries.iter().zip(saved) {
+            *lock(entry) = saved.into();
+        }
+        self.set_control(control);
+    }
+
     /// Fills `data` from `offset` of the table on; beyond its end is zero.
     pub fn read_table(&self, offset: usize, data: &mut [u8]) {
         data.fill(0);
@@ -147,4 +219,55 @@ impl Msix {
 
 fn lock(entry: &Mutex<Entry>) -> MutexGuard<'_, Entry> {
     entry.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Sent(Mutex<Vec<(u32, u32)>>);
+
+    impl MessageSender for Sent {
+        fn send(&self, address: u32, data: u32) {
+            self.0.lock().unwrap().push((address, data));
+        }
+    }
+
+    fn vector(data: u32, masked: bool, pending: bool) -> Vector {
+        Vector {
+            address: 0xfee0_1000,
+            data,
+            masked,
+            pending,
+        }
+    }
+
+    #[test]
+    fn a_message_that_waits_moves_with_the_table() {
+        let sent = Arc::new(Sent::default());
+        let sent = || sent.clone();
+        let msix = Msix::new(2, sent());
+        msix.restore(&[vector(1, true, false), vector(2, false, false)], ENABLE);
+        msix.signal(0);
+        msix.signal(1);
+        assert_eq!(*sent().0.lock().unwrap(), [(0xfee0_1000, 2)]);
+        let saved = msix.save();
+        assert_eq!(saved, [vector(1, true, true), vector(2, false, false)]);
+        let other = Msix::new(2, sent());
+        assert_eq!(other.check(&saved), Ok(()));
+        other.restore(&saved, ENABLE);
+        assert_eq!(other.save(), saved);
+        assert_eq!(sent().0.lock().unwrap().len(), 1);
+        other.write_table(VECTOR_CONTROL, &[0]);
+        assert_eq!(sent().0.lock().unwrap()[1], (0xfee0_1000, 1));
+        // What could have been sent is; what cannot be is not kept.
+        other.restore(&[vector(3, false, true), vector(4, true, true)], ENABLE);
+        assert_eq!(sent().0.lock().unwrap()[2], (0xfee0_1000, 3));
+        other.restore(&[vector(3, false, true), vector(4, true, true)], 0);
+        assert_eq!(sent().0.lock().unwrap().len(), 3);
+        assert!(other.save().iter().all(|vector| !vector.pending));
+        let wrong = Misfit::Vectors { saved: 1, own: 2 };
+        assert_eq!(other.check(&saved[..1]), Err(wrong));
+    }
 }

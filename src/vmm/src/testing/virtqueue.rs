@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{
-    irq::{Controller, Line},
+    irq::{Controller, Line, MessageSender},
     virtio::queue::Setup,
 };
 
@@ -97,6 +97,11 @@ impl DriverQueue {
         head
     }
 
+    /// The descriptor that the next chain starts at.
+    pub fn next_head(&self) -> u16 {
+        self.next
+    }
+
     /// Asks for an interrupt with the next chain that comes back (with EVENT_IDX; without, it is always so); whether there is one
     /// already. For that one the device may have found nobody who waits, so it is to be taken, and the next to be asked for: a
     /// driver that sleeps with one taken behind its wish sleeps for ever (virtio 1.3 §2.7.7).
@@ -183,5 +188,12 @@ impl Controller for Edges {
         let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.count.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_all();
+    }
+}
+
+/// A message is an edge.
+impl MessageSender for Edges {
+    fn send(&self, _: u32, _: u32) {
+        self.trigger(0);
     }
 }

@@ -46,6 +46,26 @@ impl ConfigSpace {
         self.lock().generation
     }
 
+    /// How many bytes it has.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes.len()
+    }
+
+    /// Its contents, and their generation.
+    pub(super) fn save(&self) -> (Vec<u8>, u32) {
+        let contents = self.lock();
+        (contents.bytes.to_vec(), contents.generation)
+    }
+
+    /// Goes on from a space that held `bytes` in `generation`; whether this one holds the same. What it holds stays: where that is
+    /// something else, it is of a later generation.
+    pub(super) fn restore(&self, bytes: &[u8], generation: u32) -> bool {
+        let mut contents = self.lock();
+        let same = *contents.bytes == *bytes;
+        contents.generation = generation.wrapping_add(u32::from(!same));
+        same
+    }
+
     /// Puts `bytes` at `offset`, where there is room for them. The driver is to be told by who calls.
     pub fn put(&self, offset: usize, bytes: &[u8]) {
         let mut contents = self.lock();

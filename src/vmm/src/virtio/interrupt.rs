@@ -95,7 +95,12 @@ impl Interrupt {
 
     /// As it was before the driver came.
     pub(super) fn reset(&self) {
-        self.shared.reasons.store(0, Ordering::Release);
-        self.shared.broken.store(false, Ordering::Release);
+        self.restore(0, false);
+    }
+
+    /// As it was once. Nothing is signalled.
+    pub(super) fn restore(&self, reasons: u32, broken: bool) {
+        self.shared.reasons.store(reasons, Ordering::Release);
+        self.shared.broken.store(broken, Ordering::Release);
     }
 }

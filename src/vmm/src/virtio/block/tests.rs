@@ -1,4 +1,6 @@
 //! A driver's requests, honest and not, against images in files.
+mod moves;
+
 use std::{
     fs::File,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},

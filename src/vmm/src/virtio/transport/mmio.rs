@@ -4,16 +4,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Doorbells, Negotiation, SharedDevice, Step, set_high, set_low};
+use super::{DeviceState, Doorbells, Misfit, Negotiation, SharedDevice, Step, set_high, set_low};
 use crate::{
     arch::x86_64::layout,
     bus::{Outcome, Registers},
     irq::Line,
     kvm::{Place, Ring},
     virtio::{Interrupt, queue::Setup},
+    worker::NotPaused,
 };
 
 /// Offsets (§4.2.2).
@@ -59,6 +61,16 @@ pub struct Mmio {
     state: Mutex<State>,
 }
 
+/// The state of a device over MMIO, version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MmioState {
+    device: DeviceState,
+    device_half: u32,
+    driver_half: u32,
+    queue: u32,
+}
+
 struct State {
     negotiation: Negotiation,
     device_half: u32,
@@ -96,6 +108,40 @@ impl Mmio {
     /// Where its registers are.
     pub fn range(&self) -> Range<u64> {
         self.address..self.address + u64::from(layout::VIRTIO_MMIO_WINDOW)
+    }
+
+    /// The registers, and the device under them, which is paused, while no vCPU runs.
+    ///
+    /// # Errors
+    /// When the device is not paused.
+    pub fn save(&self) -> Result<MmioState, NotPaused> {
+        let state = self.lock();
+        Ok(MmioState {
+            device: state.negotiation.save()?,
+            device_half: state.device_half,
+            driver_half: state.driver_half,
+            queue: state.queue,
+        })
+    }
+
+    /// Becomes what was saved of another of the same kind, on the same memory, and goes on there: at once, or when the device is
+    /// resumed. The driver is interrupted, so the interrupt controllers are restored before; no vCPU runs.
+    ///
+    /// # Errors
+    /// When it does not fit: then everything is as before.
+    pub fn restore(&self, saved: &MmioState) -> Result<(), Misfit> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let frozen = state.negotiation.check(&saved.device)?;
+        let step = state.negotiation.reset();
+        self.follow(state, step);
+        state.device_half = saved.device_half;
+        state.driver_half = saved.driver_half;
+        state.queue = saved.queue;
+        let step = state.negotiation.apply(&saved.device, frozen);
+        self.follow(state, step);
+        state.negotiation.nudge();
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -141,15 +187,19 @@ impl Mmio {
                 state.negotiation.ring(queue);
             }
             register::QUEUE_READY if value & 1 == 0 => state.negotiation.stop_queue(state.queue),
-            register::STATUS => self.step(state, value),
+            register::STATUS => {
+                let step = state.negotiation.set_status(value);
+                self.follow(state, step);
+            }
             _ => state
                 .negotiation
                 .set_up(state.queue, |queue| set_up(queue, offset, value)),
         }
     }
 
-    fn step(&self, state: &mut State, value: u32) {
-        match state.negotiation.set_status(value) {
+    /// Connects the bells or disconnects them, as the device has now got queues or lost them.
+    fn follow(&self, state: &mut State, step: Step) {
+        match step {
             Step::None => {}
             Step::Activated => {
                 let queues = state.negotiation.queues();

@@ -1,6 +1,7 @@
 //! How a driver finds and starts a device (virtio 1.3 §2.1, §3.1): one state machine, under the registers of each transport.
 pub mod mmio;
 pub mod pci;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -9,7 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Device, Interrupt, feature, queue::Setup};
+pub use state::{DeviceState, Misfit};
+
+use super::{
+    Device, Interrupt, feature,
+    queue::{Queue, Setup},
+};
 use crate::kvm::{Ring, Vm};
 
 /// A device, which outlives the machine's resets and each of its transports.
@@ -60,6 +66,8 @@ pub(super) struct Negotiation {
     /// Whether the driver took a feature that no device can have.
     astray: bool,
     status: u32,
+    /// Whether the device has its queues.
+    active: bool,
     queues: Vec<Setup>,
 }
 
@@ -89,6 +97,7 @@ impl Negotiation {
             accepted: 0,
             astray: false,
             status: 0,
+            active: false,
             queues,
         }
     }
@@ -126,6 +135,11 @@ impl Negotiation {
             1 => self.accepted = (self.accepted & 0xffff_ffff) | (bits << 32),
             _ => self.astray |= bits != 0,
         }
+    }
+
+    /// Whether the device has its queues.
+    pub(super) fn is_active(&self) -> bool {
+        self.active
     }
 
     pub(super) fn queues(&self) -> usize {
@@ -233,11 +247,7 @@ impl Negotiation {
             })
             .collect::<Result<Vec<_>, _>>();
         match frozen {
-            Ok(queues) => {
-                let features = self.accepted;
-                self.with_device(|device| device.activate(features, queues, &self.interrupt));
-                Step::Activated
-            }
+            Ok(queues) => self.start(queues),
             Err(_) => {
                 self.interrupt.needs_reset();
                 Step::None
@@ -245,9 +255,17 @@ impl Negotiation {
         }
     }
 
+    fn start(&mut self, queues: Vec<Option<Queue>>) -> Step {
+        self.active = true;
+        let features = self.accepted;
+        self.with_device(|device| device.activate(features, queues, &self.interrupt));
+        Step::Activated
+    }
+
     fn reset(&mut self) -> Step {
         self.with_device(|device| device.reset());
         self.interrupt.reset();
+        self.active = false;
         self.status = 0;
         self.accepted = 0;
         self.astray = false;

@@ -41,6 +41,11 @@ impl Notes {
         }
     }
 
+    /// The device is configured otherwise.
+    pub(super) fn change_config(&self) {
+        self.config.put(0, &[9]);
+    }
+
     /// Whether somebody rang since this was asked last.
     pub(super) fn was_rung(&self) -> bool {
         self.bell.read().is_ok()

@@ -1,4 +1,6 @@
 //! The common configuration structure (virtio 1.3 §4.1.4.3).
+use serde::{Deserialize, Serialize};
+
 use super::{
     super::{Negotiation, Step, set_high, set_low},
     vectors::Vectors,
@@ -31,7 +33,8 @@ mod field {
 }
 
 /// What the driver has selected.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Selected {
     device_half: u32,
     driver_half: u32,

@@ -1,6 +1,7 @@
 //! Virtio over PCI (virtio 1.3 §4.1): modern devices only, with MSI-X and without pins.
 mod common;
 mod function;
+mod state;
 #[cfg(test)]
 mod tests;
 mod vectors;
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::GuestMemoryMmap;
 
+pub use state::PciState;
 pub use vectors::NO_VECTOR;
 
 use self::{
@@ -37,8 +39,6 @@ struct State {
     places: Places,
     negotiation: Negotiation,
     selected: Selected,
-    /// Whether the device has its queues.
-    active: bool,
     /// The queues' bells, and how the driver rings them without an exit: as far as that was tried, and whether it can be had.
     tried: Vec<(usize, Ring, bool)>,
 }
@@ -73,7 +73,6 @@ impl Pci {
                 places: function::places(kind, index, queues, shares_slot),
                 negotiation: Negotiation::new(device, memory, interrupt.clone()),
                 selected: Selected::default(),
-                active: false,
                 tried: Vec::new(),
             }),
             interrupt,
@@ -97,14 +96,15 @@ impl Pci {
             offset,
             data,
         );
+        self.follow(state, step);
+    }
+
+    /// Connects the bells or disconnects them, as the device has now got queues or lost them.
+    fn follow(&self, state: &mut State, step: Step) {
         match step {
             Step::None => {}
-            Step::Activated => {
-                state.active = true;
-                self.connect_ports(state);
-            }
+            Step::Activated => self.connect_ports(state),
             Step::Reset => {
-                state.active = false;
                 self.disconnect(state);
                 self.vectors.reset();
             }
@@ -154,7 +154,7 @@ impl Pci {
         };
         let mut state = self.lock();
         if offset.is_multiple_of(stride) && queue < state.negotiation.queues() {
-            if state.active {
+            if state.negotiation.is_active() {
                 self.connect(&mut state, space, queue);
             }
             state.negotiation.ring(queue);
@@ -173,6 +173,12 @@ impl Pci {
 }
 
 impl State {
+    /// MSI-X's message control register.
+    fn control(&self) -> u16 {
+        let [low, high, ..] = self.places.space.word(self.places.control).to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
     /// Where the driver rings for `queue`.
     fn doorbell(&self, space: Space, queue: usize) -> Option<Place> {
         let placements = self.places.space.placements();
@@ -210,15 +216,14 @@ impl Function for Pci {
         let before = state.places.space.placements();
         state.places.space.write(offset, data);
         let moved = state.places.space.placements() != before;
-        if moved && state.active {
+        if moved && state.negotiation.is_active() {
             self.disconnect(&mut state);
             self.connect_ports(&mut state);
         }
         let control = state.places.control;
         let written = offset..offset + data.len();
         if written.start < control + 2 && control < written.end {
-            let [low, high, ..] = state.places.space.word(control).to_le_bytes();
-            self.msix.set_control(u16::from_le_bytes([low, high]));
+            self.msix.set_control(state.control());
         }
         if offset == state.places.access + access::DATA
             && let Some((bar, register, length)) = Self::accessed(&state)

@@ -4,7 +4,12 @@ use std::sync::{
     atomic::{AtomicU16, Ordering},
 };
 
-use crate::{pci::msix::Msix, virtio::Signal};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    pci::msix::Msix,
+    virtio::{Signal, transport::Misfit},
+};
 
 /// No message at all (§4.1.5.1.2.1).
 pub const NO_VECTOR: u16 = 0xffff;
@@ -14,6 +19,14 @@ pub(super) struct Vectors {
     msix: Arc<Msix>,
     configuration: AtomicU16,
     queues: Box<[AtomicU16]>,
+}
+
+/// The same, saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VectorsState {
+    configuration: u16,
+    queues: Vec<u16>,
 }
 
 impl Vectors {
@@ -60,6 +73,36 @@ impl Vectors {
     pub(super) fn reset(&self) {
         for vector in self.queues.iter().chain([&self.configuration]) {
             vector.store(NO_VECTOR, Ordering::Release);
+        }
+    }
+
+    pub(super) fn save(&self) -> VectorsState {
+        VectorsState {
+            configuration: self.of_configuration(),
+            queues: (0..)
+                .zip(&self.queues)
+                .map(|(index, _)| self.of_queue(index))
+                .collect(),
+        }
+    }
+
+    /// Whether `saved` are as many, and there.
+    pub(super) fn check(&self, saved: &VectorsState) -> Result<(), Misfit> {
+        let mut vectors = saved.queues.iter().chain([&saved.configuration]);
+        if saved.queues.len() != self.queues.len()
+            || vectors.any(|&vector| vector != self.existing(vector))
+        {
+            let what = "its queues have vectors that are not in its table";
+            return Err(Misfit::Contradiction(what));
+        }
+        Ok(())
+    }
+
+    /// Becomes what [`check`](Self::check) found to fit.
+    pub(super) fn restore(&self, saved: &VectorsState) {
+        self.set_configuration(saved.configuration);
+        for (index, &vector) in (0..).zip(&saved.queues) {
+            self.set_queue(index, vector);
         }
     }
 }
