@@ -1,4 +1,6 @@
 //! Token buckets: how much a device may do in how much time.
+mod state;
+
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -6,6 +8,8 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+pub use state::LimiterState;
 
 /// A bucket of `size` tokens that an empty one is filled with in `refill`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +71,7 @@ impl Limiter {
         if let Some(rate) = ops {
             buckets.ops = bucket(rate);
         }
-        let limited = buckets.bandwidth.is_some() || buckets.ops.is_some();
-        self.active.store(limited, Ordering::Release);
+        self.active.store(buckets.is_limited(), Ordering::Release);
     }
 
     /// Takes one operation of `bytes` bytes, or says when to ask again.
@@ -90,6 +93,10 @@ impl Limiter {
 }
 
 impl Buckets {
+    fn is_limited(&self) -> bool {
+        self.bandwidth.is_some() || self.ops.is_some()
+    }
+
     fn admit(&mut self, bytes: u64, now: Instant) -> Result<(), Instant> {
         let asked = [(&mut self.bandwidth, bytes), (&mut self.ops, 1)];
         let mut wait = Duration::ZERO;
@@ -134,12 +141,17 @@ impl Bucket {
         let from_bucket = tokens.saturating_sub(self.burst).min(self.rate.size);
         let needed = i128::from(from_bucket) * nanoseconds(self.rate.refill);
         let missing = (needed - self.level(now)).max(0);
-        let size = i128::from(self.rate.size);
-        let nanoseconds = missing / size + i128::from(missing % size > 0);
         match from_bucket {
             0 => Duration::ZERO,
-            _ => Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)),
+            _ => Duration::from_nanos(self.time_of(missing)),
         }
+    }
+
+    /// In how many nanoseconds `parts`, of which there are none or more, come back.
+    fn time_of(&self, parts: i128) -> u64 {
+        let size = i128::from(self.rate.size);
+        let time = parts / size + i128::from(parts % size > 0);
+        u64::try_from(time).unwrap_or(u64::MAX)
     }
 
     fn take(&mut self, tokens: u64, now: Instant) {
@@ -151,9 +163,14 @@ impl Bucket {
     }
 }
 
+/// The longest time that counts, in nanoseconds: 146 years. Longer ones are as long.
+const LONGEST: u64 = 1 << 62;
+
+/// At most [`LONGEST`]: 2^64 tokens times 2^62 nanoseconds, and as much on credit, are below 2^127.
 fn nanoseconds(duration: Duration) -> i128 {
-    // 2^64 tokens times 2^63 nanoseconds, 292 years, are below 2^127.
-    i128::try_from(duration.as_nanos().min(1 << 62)).unwrap_or(1 << 62)
+    u64::try_from(duration.as_nanos())
+        .map_or(LONGEST, |time| time.min(LONGEST))
+        .into()
 }
 
 #[cfg(test)]

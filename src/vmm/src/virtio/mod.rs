@@ -7,6 +7,7 @@ pub mod transport;
 
 use std::{io, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use config_space::ConfigSpace;
@@ -38,6 +39,16 @@ pub enum Duty {
 
 /// What a thread calls before it serves anybody, to confine itself to its duty.
 pub type Confine = Arc<dyn Fn(Duty) + Send + Sync>;
+
+/// What a device keeps that neither its driver nor its transport knows of, by its kind; version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnState {
+    /// It keeps nothing.
+    Nothing,
+    /// A disk's.
+    Block(block::DiskState),
+}
 
 /// A device without its registers: what the transports have in common.
 ///
@@ -94,4 +105,14 @@ pub trait Device: Send {
     /// # Errors
     /// When it is not paused.
     fn progress(&self) -> Result<Vec<Option<Progress>>, NotPaused>;
+
+    /// What it keeps besides its queues, while it is paused, and what its driver wrote to its configuration space: the rest of that
+    /// comes from how it is built. What it has outside of the guest's memory is as another one finds it from then on.
+    fn save(&self) -> OwnState;
+
+    /// Whether `saved` is of a device of its kind.
+    fn fits(&self, saved: &OwnState) -> bool;
+
+    /// Goes on with `saved`, which [`fits`](Self::fits), before it gets its queues.
+    fn restore(&mut self, saved: &OwnState);
 }

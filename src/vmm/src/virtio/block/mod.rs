@@ -6,6 +6,7 @@ mod handle;
 mod image;
 mod io;
 mod request;
+mod state;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -23,9 +24,10 @@ pub use self::{
     engine::Choice,
     handle::Handle,
     image::Image,
+    state::DiskState,
 };
 use super::{
-    ConfigSpace, Confine, Device, Interrupt,
+    ConfigSpace, Confine, Device, Interrupt, OwnState,
     queue::{Progress, Queue},
 };
 use crate::{metrics::Counter, worker::NotPaused};
@@ -181,5 +183,19 @@ impl Device for Block {
             .iter()
             .map(|worker| worker.desk().look(|job| job.queue.progress()))
             .collect()
+    }
+
+    fn save(&self) -> OwnState {
+        OwnState::Block(self.common.disk.save())
+    }
+
+    fn fits(&self, saved: &OwnState) -> bool {
+        matches!(saved, OwnState::Block(_))
+    }
+
+    fn restore(&mut self, saved: &OwnState) {
+        if let OwnState::Block(saved) = saved {
+            self.common.disk.restore(saved);
+        }
     }
 }

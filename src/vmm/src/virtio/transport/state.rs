@@ -9,7 +9,7 @@ use super::{Negotiation, Step, feature, status};
 use crate::{
     pci,
     virtio::{
-        Interrupt,
+        Interrupt, OwnState,
         queue::{Progress, Queue, Setup},
     },
     worker::NotPaused,
@@ -20,6 +20,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct DeviceState {
     kind: u32,
+    own: OwnState,
     config: Vec<u8>,
     generation: u32,
     accepted: u64,
@@ -109,14 +110,14 @@ impl Negotiation {
     /// # Errors
     /// When it is not.
     pub(super) fn save(&self) -> Result<DeviceState, NotPaused> {
-        let (kind, progress, (config, generation)) = self.with_device(|device| {
-            let progress = device.progress();
-            (device.kind(), progress, device.config().save())
-        });
-        let progress = progress?.into_iter().chain(std::iter::repeat(None));
+        let progress = self.with_device(|device| device.progress())?;
+        let progress = progress.into_iter().chain(std::iter::repeat(None));
+        let (kind, own, (config, generation)) =
+            self.with_device(|device| (device.kind(), device.save(), device.config().save()));
         let queues = self.queues.iter().zip(progress);
         Ok(DeviceState {
             kind,
+            own,
             config,
             generation,
             accepted: self.accepted,
@@ -158,7 +159,8 @@ impl Negotiation {
                 own: bytes,
             });
         }
-        Ok(())
+        let fits = self.with_device(|device| device.fits(&saved.own));
+        contradiction(!fits, "what it keeps is another kind of device's")
     }
 
     /// The bits come in their order (§3.1.1), and what depends on them with them.
@@ -236,6 +238,7 @@ impl Negotiation {
         self.status = saved.status;
         self.queues = saved.queues.iter().map(|queue| queue.setup).collect();
         let same = self.with_device(|device| {
+            device.restore(&saved.own);
             let config = device.config();
             config.restore(&saved.config, saved.generation)
         });

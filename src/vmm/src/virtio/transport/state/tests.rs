@@ -209,6 +209,11 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
             "is of type 1, this one of type 2",
         ),
         (
+            |state| state["own"] = json!({"block": {"limiter": {}, "lost": true}}),
+            "another kind of device's",
+        ),
+        (|state| state["own"] = json!("something"), "unknown variant"),
+        (
             |state| state["config"] = json!([1]),
             "1 bytes of configuration, this one 5",
         ),
