@@ -1,13 +1,15 @@
 //! Disks that are paused, saved, and restored as others on the same image.
-use std::sync::{Arc, Mutex};
+use std::{sync::Mutex, time::Duration};
 
 use super::*;
 use crate::{
+    rate_limit::Rate,
     testing::{
         journey::{Journey, Pieces, Request, Subject, take_through},
         virtio_driver::Way,
     },
     virtio::{
+        Confine,
         block::{Counters, Handle},
         feature,
         transport::SharedDevice,
