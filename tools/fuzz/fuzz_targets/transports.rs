@@ -1,5 +1,6 @@
 //! Any accesses of a driver to a device over MMIO and to another on a PCI bus, with any bytes in its rings, while the device takes what is
-//! offered and gives it back: never a panic, and no queue moves after it was taken.
+//! offered and gives it back: never a panic, and no queue moves after it was taken. Wherever the driver has got to, each device is saved,
+//! and what was saved is restored.
 #![no_main]
 
 use std::{
@@ -159,6 +160,9 @@ fn bus<const N: usize>(devices: [(Range<u64>, Arc<dyn Registers>); N]) -> Bus {
 struct Guest {
     memory: GuestMemoryMmap,
     devices: [Arc<Mutex<Echo>>; 2],
+    mmio: Arc<Mmio>,
+    function: Arc<Pci>,
+    host: Arc<Host>,
     ports: Bus,
     addresses: Bus,
 }
@@ -172,14 +176,15 @@ impl Guest {
             .map(|device| -> SharedDevice { device.clone() });
         let line = Line::new(Arc::new(Nowhere), 0);
         let mmio = Mmio::new(MMIO, on_mmio, memory.clone(), line, Arc::new(Nowhere));
-        let function: Arc<dyn Function> = Arc::new(Pci::new(
+        let mmio = Arc::new(mmio);
+        let function = Arc::new(Pci::new(
             (0, 1),
             on_pci,
             memory.clone(),
             Arc::new(Nowhere),
             Arc::new(Nowhere),
         ));
-        let host = Arc::new(Host::new(vec![function]));
+        let host = Arc::new(Host::new(vec![function.clone() as Arc<dyn Function>]));
         let window = |space| Arc::new(Window(host.clone(), space)) as Arc<dyn Registers>;
         Self {
             memory,
@@ -189,16 +194,28 @@ impl Guest {
                 (Space::Ports.window(), window(Space::Ports)),
             ]),
             addresses: bus([
-                (mmio.range(), Arc::new(mmio)),
+                (mmio.range(), mmio.clone()),
                 (Space::Memory.window(), window(Space::Memory)),
                 (ECAM..ECAM + (1 << 20), Arc::new(Ecam(host.clone()))),
             ]),
+            mmio,
+            function,
+            host,
         }
     }
 
     fn write(&self, address: u64, value: u32, length: usize) {
         let bytes = u64::from(value).to_le_bytes();
         let _ = self.addresses.write(address, &bytes[..length]);
+    }
+
+    /// Each device becomes what it is.
+    fn restore_all(&self) {
+        let saved = self.mmio.save().expect("paused");
+        self.mmio.restore(&saved).expect("a state that is");
+        let saved = (self.function.save().expect("paused"), self.host.save());
+        self.function.restore(&saved.0).expect("a state that is");
+        self.host.restore(&saved.1).expect("a state that is");
     }
 
     /// What every driver does first, so that not each input has to find it out.
@@ -278,6 +295,7 @@ fuzz_target!(|bytes: &[u8]| {
                     .memory
                     .write_obj(value, GuestAddress(u64::from(offset) % (RAM as u64 - 4)))
             }
+            14 => guest.restore_all(),
             _ => {
                 let device = &guest.devices[usize::from(kind >> 4 & 1)];
                 device.lock().expect("nobody panicked").serve();
