@@ -1,11 +1,15 @@
 //! Split virtqueues (virtio 1.3 §2.7): configured by a driver, then frozen and used by a device.
+mod chain;
+mod rings;
+
+use std::sync::atomic::{Ordering, fence};
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
-/// Most descriptors of one chain: what Linux's drivers send at most, and what a vectored system call takes.
-pub const MAX_SEGMENTS: usize = 1024;
+pub use self::chain::{Chain, MAX_SEGMENTS, Segment};
+use self::rings::Rings;
 
 /// A queue that a driver sets up: nothing is checked until it is frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,26 +60,16 @@ impl Setup {
         event_idx: bool,
         progress: Progress,
     ) -> Result<Queue, Broken> {
-        let mut inner = virtio_queue::Queue::new(self.max_size).map_err(|_| Broken)?;
-        inner.try_set_size(self.size).map_err(|_| Broken)?;
-        let place = GuestAddress;
-        let set = [
-            inner.try_set_desc_table_address(place(self.descriptors)),
-            inner.try_set_avail_ring_address(place(self.available)),
-            inner.try_set_used_ring_address(place(self.used)),
-        ];
-        if set.iter().any(Result::is_err) {
+        if progress.taken() > self.size {
             return Err(Broken);
         }
-        inner.set_event_idx(event_idx);
-        inner.set_ready(self.ready);
-        if !inner.is_valid(memory) || progress.taken() > self.size {
-            return Err(Broken);
-        }
-        inner.set_next_avail(progress.next_available);
-        inner.set_next_used(progress.next_used);
         Ok(Queue {
-            inner,
+            rings: Rings::new(self, memory).ok_or(Broken)?,
+            event_idx,
+            next_available: progress.next_available,
+            offered: progress.next_available,
+            next_used: progress.next_used,
+            told: progress.next_used,
             memory: memory.clone(),
         })
     }
@@ -103,30 +97,22 @@ impl Progress {
 #[error("the driver broke the rules of virtqueues")]
 pub struct Broken;
 
-/// A piece of guest memory that a descriptor names. Nothing says yet that there is RAM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Where it starts.
-    pub address: GuestAddress,
-    /// Its bytes.
-    pub length: u32,
-}
-
-/// A request: what the device may read, then what it may write. Kept from one request to the next, so that none allocates.
-#[derive(Debug, Default)]
-pub struct Chain {
-    /// The index by which it is given back.
-    pub head: u16,
-    /// What the driver wrote for us.
-    pub readable: Vec<Segment>,
-    /// Where we may answer.
-    pub writable: Vec<Segment>,
-}
+/// In the flags of the ring of either side: it need not be told (§2.7.7, §2.7.10).
+const QUIET: u16 = 1;
 
 /// A queue in use. Its rings stay where they were when it was frozen.
 #[derive(Debug)]
 pub struct Queue {
-    inner: virtio_queue::Queue,
+    rings: Rings,
+    event_idx: bool,
+    /// The next request to take. Indices count up to 65535 and start over.
+    next_available: u16,
+    /// How many there were when we last looked.
+    offered: u16,
+    /// The next to give back.
+    next_used: u16,
+    /// Which was the next when the driver's wish was asked last.
+    told: u16,
     memory: GuestMemoryMmap,
 }
 
@@ -139,8 +125,8 @@ impl Queue {
     /// How far it has got.
     pub fn progress(&self) -> Progress {
         Progress {
-            next_available: self.inner.next_avail(),
-            next_used: self.inner.next_used(),
+            next_available: self.next_available,
+            next_used: self.next_used,
         }
     }
 
@@ -148,40 +134,27 @@ impl Queue {
     ///
     /// # Errors
     /// When the ring or the chain is not what §2.7 says: more requests than entries, a loop, a table in a table, a descriptor
-    /// for the device to read behind one to write, more than [`MAX_SEGMENTS`].
+    /// for the device to read behind one to write, more than [`MAX_SEGMENTS`], a table that is not in one piece of memory.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Broken> {
-        let mut requests = self.inner.iter(&self.memory).map_err(|_| Broken)?;
-        let Some(descriptors) = requests.next() else {
-            return Ok(false);
-        };
-        chain.head = descriptors.head_index();
-        chain.readable.clear();
-        chain.writable.clear();
-        // A chain that stops where another descriptor should follow is cut short: by its own length, or memory that is not there.
-        let mut more = true;
-        for descriptor in descriptors {
-            let segment = Segment {
-                address: descriptor.addr(),
-                length: descriptor.len(),
-            };
-            if descriptor.is_write_only() {
-                chain.writable.push(segment);
-            } else if chain.writable.is_empty() {
-                chain.readable.push(segment);
-            } else {
-                return Err(Broken);
+        if self.offered == self.next_available {
+            self.offered = self.rings.available_index(Ordering::Acquire)?;
+            if self.offered == self.next_available {
+                return Ok(false);
             }
-            if chain.readable.len() + chain.writable.len() > MAX_SEGMENTS {
-                return Err(Broken);
-            }
-            more = descriptor.has_next();
         }
-        if more { Err(Broken) } else { Ok(true) }
+        let size = self.rings.size();
+        if self.offered.wrapping_sub(self.next_available) > size {
+            return Err(Broken);
+        }
+        let head = self.rings.available(self.next_available)?;
+        self.next_available = self.next_available.wrapping_add(1);
+        chain.follow(head, size, self.rings.descriptors()?, &self.memory)?;
+        Ok(true)
     }
 
     /// Undoes the last [`pop`](Self::pop): the request is the next again.
     pub fn put_back(&mut self) {
-        self.inner.go_to_previous_position();
+        self.next_available = self.next_available.wrapping_sub(1);
     }
 
     /// Gives a request back: `written` bytes of what may be written are new.
@@ -189,9 +162,12 @@ impl Queue {
     /// # Errors
     /// When `head` is no entry of this queue.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), Broken> {
-        self.inner
-            .add_used(&self.memory, head, written)
-            .map_err(|_| Broken)
+        if head >= self.rings.size() {
+            return Err(Broken);
+        }
+        self.rings.set_used(self.next_used, head, written)?;
+        self.next_used = self.next_used.wrapping_add(1);
+        self.rings.set_used_index(self.next_used)
     }
 
     /// Whether the driver wants to hear of what was given back since this was asked last.
@@ -199,9 +175,16 @@ impl Queue {
     /// # Errors
     /// When its ring cannot be read.
     pub fn wants_interrupt(&mut self) -> Result<bool, Broken> {
-        self.inner
-            .needs_notification(&self.memory)
-            .map_err(|_| Broken)
+        // What was given back must be seen before the wish is looked at: else each side could miss the other.
+        fence(Ordering::SeqCst);
+        let told = std::mem::replace(&mut self.told, self.next_used);
+        if !self.event_idx {
+            return Ok(self.rings.available_flags()? & QUIET == 0);
+        }
+        // The event is one of those since then.
+        let event = self.rings.used_event()?;
+        let behind = self.next_used.wrapping_sub(event).wrapping_sub(1);
+        Ok(behind < self.next_used.wrapping_sub(told))
     }
 
     /// Asks the driver to ring when there is more; true if there is already.
@@ -209,19 +192,26 @@ impl Queue {
     /// # Errors
     /// When its ring cannot be read.
     pub fn enable_doorbell(&mut self) -> Result<bool, Broken> {
-        self.inner
-            .enable_notification(&self.memory)
-            .map_err(|_| Broken)
+        if self.event_idx {
+            self.rings.set_available_event(self.next_available)?;
+        } else {
+            self.rings.set_used_flags(0)?;
+        }
+        // The wish must be seen before the ring is looked at, as above.
+        fence(Ordering::SeqCst);
+        let offered = self.rings.available_index(Ordering::Relaxed)?;
+        Ok(offered != self.next_available)
     }
 
-    /// Tells the driver that it need not ring: we look by ourselves.
+    /// Tells the driver that it need not ring: we look by ourselves. With events it rings once each time that it is asked.
     ///
     /// # Errors
     /// When its ring cannot be written.
     pub fn disable_doorbell(&mut self) -> Result<(), Broken> {
-        self.inner
-            .disable_notification(&self.memory)
-            .map_err(|_| Broken)
+        if self.event_idx {
+            return Ok(());
+        }
+        self.rings.set_used_flags(QUIET)
     }
 }
 

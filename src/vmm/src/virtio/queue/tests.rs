@@ -1,8 +1,9 @@
 //! Rings as drivers leave them, honest and not.
 use proptest::prelude::*;
+use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Broken, Chain, MAX_SEGMENTS, Progress, Queue};
+use super::{Broken, Chain, MAX_SEGMENTS, Progress, Queue, Segment, Setup};
 use crate::testing::virtqueue::{DriverQueue, flag};
 
 const BASE: u64 = 0x1000;
@@ -235,5 +236,123 @@ proptest! {
             let _ = (queue.wants_interrupt(), queue.enable_doorbell(), queue.disable_doorbell());
         }
         prop_assert!(popped <= size);
+    }
+}
+
+/// A request as others read it: its head, and what is to be read and to be written.
+type Read = (u16, Vec<Segment>, Vec<Segment>);
+
+/// The same queue as the crate of that name has it.
+fn other(setup: &Setup, event_idx: bool) -> virtio_queue::Queue {
+    let mut queue = virtio_queue::Queue::new(setup.max_size).unwrap();
+    queue.set_size(setup.size);
+    let set = |address| (Some(address), Some(0));
+    let [descriptors, available, used] =
+        [setup.descriptors, setup.available, setup.used].map(|at| set(u32::try_from(at).unwrap()));
+    queue.set_desc_table_address(descriptors.0, descriptors.1);
+    queue.set_avail_ring_address(available.0, available.1);
+    queue.set_used_ring_address(used.0, used.1);
+    queue.set_event_idx(event_idx);
+    queue.set_ready(true);
+    queue
+}
+
+/// Its next request, none for a ring that is empty.
+fn other_pop(
+    queue: &mut virtio_queue::Queue,
+    memory: &GuestMemoryMmap,
+) -> Result<Option<Read>, Broken> {
+    let mut requests = queue.iter(memory).map_err(|_| Broken)?;
+    let Some(descriptors) = requests.next() else {
+        return Ok(None);
+    };
+    let (head, mut more) = (descriptors.head_index(), true);
+    let (mut readable, mut writable) = (Vec::new(), Vec::new());
+    for descriptor in descriptors {
+        let (address, length) = (descriptor.addr(), descriptor.len());
+        let segment = Segment { address, length };
+        match descriptor.is_write_only() {
+            true => writable.push(segment),
+            false if writable.is_empty() => readable.push(segment),
+            false => return Err(Broken),
+        }
+        more = descriptor.has_next();
+    }
+    if more {
+        Err(Broken)
+    } else {
+        Ok(Some((head, readable, writable)))
+    }
+}
+
+fn all_of(memory: &GuestMemoryMmap) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+    bytes
+}
+
+/// Descriptors that mostly follow each other, as random bytes never do.
+fn descriptors() -> impl Strategy<Value = Vec<u8>> {
+    let flags = prop_oneof![3 => Just(flag::NEXT), 2 => Just(flag::NEXT | flag::WRITE), 1 => Just(0), 2 => Just(flag::WRITE), 1 => 0..8u16];
+    let next = prop_oneof![1..8u16, any::<u16>()];
+    let one = (0..1u64 << 20, any::<u16>(), flags, next);
+    let bytes = one.prop_map(|(address, length, flags, next)| {
+        let rest = u64::from(length) | u64::from(flags) << 32 | u64::from(next) << 48;
+        [address.to_le_bytes(), rest.to_le_bytes()].concat()
+    });
+    proptest::collection::vec(bytes, 16).prop_map(|all| all.concat())
+}
+
+proptest! {
+    /// Whatever is in a ring: we read it, and answer, as those do who share no code with us.
+    #[test]
+    fn a_ring_is_read_and_answered_as_others_do(
+        main in descriptors(),
+        table in descriptors(),
+        available in proptest::collection::vec(any::<u8>(), 0x40),
+        heads in proptest::collection::vec(0..9u16, 8),
+        indirect in any::<bool>(),
+        event_idx in any::<bool>(),
+        claims in proptest::collection::vec(0..10u16, 1..4),
+    ) {
+        let (memory, mut driver, _) = bench(8);
+        let (twin, mut twin_driver, _) = bench(8);
+        for (memory, driver) in [(&memory, &driver), (&twin, &twin_driver)] {
+            memory.write_slice(&main, GuestAddress(BASE)).unwrap();
+            memory.write_slice(&table, GuestAddress(TABLE)).unwrap();
+            memory.write_slice(&available, GuestAddress(BASE + 0x4000)).unwrap();
+            for (slot, head) in (0..).zip(&heads) {
+                memory.write_obj(*head, GuestAddress(BASE + 0x4004 + 2 * slot)).unwrap();
+            }
+            if indirect {
+                driver.describe(0, TABLE, 0x100, flag::INDIRECT, 0);
+            }
+        }
+        let mut queue = driver.setup().freeze(&memory, event_idx).unwrap();
+        let mut other = other(&twin_driver.setup(), event_idx);
+        for claim in claims {
+            driver.claim(claim);
+            twin_driver.claim(claim);
+            loop {
+                let chain = pop(&mut queue);
+                let chain = chain.map(|chain| chain.map(|chain| (chain.head, chain.readable, chain.writable)));
+                prop_assert_eq!(&chain, &other_pop(&mut other, &twin));
+                match chain {
+                    Ok(Some((head, ..))) => {
+                        prop_assert!(queue.push(head, 7).is_ok() && other.add_used(&twin, head, 7).is_ok());
+                    }
+                    Ok(None) => break,
+                    Err(Broken) => return Ok(()),
+                }
+            }
+            let wants = other.needs_notification(&twin).unwrap();
+            // The other has no ear for the flag.
+            let deaf = !event_idx && available[0] & 1 != 0;
+            prop_assert_eq!(queue.wants_interrupt(), Ok(wants && !deaf));
+            prop_assert_eq!(queue.enable_doorbell(), Ok(other.enable_notification(&twin).unwrap()));
+            prop_assert!(all_of(&memory) == all_of(&twin));
+            prop_assert!(queue.disable_doorbell().is_ok() && other.disable_notification(&twin).is_ok());
+            prop_assert!(all_of(&memory) == all_of(&twin));
+        }
     }
 }
