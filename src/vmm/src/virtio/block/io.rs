@@ -1,7 +1,7 @@
 //! One call on an image: what is asked of the host, and how far it has come.
 use std::{fmt, io, os::fd::RawFd};
 
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 use super::{
     disk::Extent,
@@ -95,12 +95,14 @@ impl Io {
     ) -> io::Result<()> {
         for segment in segments.iter().filter(|segment| segment.length > 0) {
             let length = usize::try_from(segment.length).expect("32 bits fit a usize");
+            if let Ok(slice) = memory.get_slice(segment.address, length) {
+                self.vectors.push(vector(&slice));
+                continue;
+            }
+            // It crosses from one region to the next.
             for slice in memory.get_slices(segment.address, length) {
                 let slice = slice.map_err(|_| io::ErrorKind::InvalidInput)?;
-                self.vectors.push(libc::iovec {
-                    iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                    iov_len: slice.len(),
-                });
+                self.vectors.push(vector(&slice));
             }
         }
         Ok(())
@@ -278,6 +280,13 @@ impl fmt::Display for Io {
             Call::Punch => write!(f, "cannot discard {length} bytes at {offset}"),
             Call::Zero => write!(f, "cannot zero {length} bytes at {offset}"),
         }
+    }
+}
+
+fn vector(slice: &VolatileSlice<'_>) -> libc::iovec {
+    libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
     }
 }
 

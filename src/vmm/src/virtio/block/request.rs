@@ -1,7 +1,9 @@
 //! One request of a block driver (virtio 1.3 §5.2.6): a header, data, and a byte for the outcome.
 use std::io;
 
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileMemory,
+};
 
 use super::{
     disk::{Cache, Disk, Extent, SECTOR},
@@ -192,9 +194,9 @@ impl Request {
     /// # Errors
     /// When there is no memory for it.
     pub(super) fn conclude(&self, status: Status, memory: &GuestMemoryMmap) -> Result<u32, Broken> {
-        memory
-            .write_obj(status as u8, self.status_at)
-            .map_err(|_| Broken)?;
+        let place = memory.get_slice(self.status_at, 1).map_err(|_| Broken)?;
+        let place = place.get_ref::<u8>(0).map_err(|_| Broken)?;
+        place.store(status as u8);
         let data = if status == Status::Ok {
             self.written
         } else {
@@ -260,29 +262,31 @@ fn take_status(writable: &mut Vec<Segment>) -> Result<GuestAddress, Broken> {
 
 /// Copies the first `N` bytes in, once, and takes them off: however the driver cut them into pieces (§2.7.4).
 fn take<const N: usize>(
-    readable: &mut Vec<Segment>,
+    readable: &mut [Segment],
     memory: &GuestMemoryMmap,
 ) -> Result<[u8; N], Broken> {
     let mut bytes = [0; N];
-    let (mut filled, mut used) = (0, 0);
-    while filled < N {
-        let segment = readable.get_mut(used).ok_or(Broken)?;
+    let mut filled = 0;
+    for segment in readable.iter_mut().filter(|segment| segment.length > 0) {
         let length = usize::try_from(segment.length).map_err(|_| Broken)?;
         let piece = length.min(N - filled);
-        memory
-            .read_slice(&mut bytes[filled..filled + piece], segment.address)
-            .map_err(|_| Broken)?;
+        let part = &mut bytes[filled..filled + piece];
+        match memory.get_slice(segment.address, piece) {
+            Ok(slice) => _ = slice.copy_to(part),
+            // It crosses from one region to the next, or there is nothing.
+            Err(_) => memory
+                .read_slice(part, segment.address)
+                .map_err(|_| Broken)?,
+        }
         filled += piece;
-        if piece == length {
-            used += 1;
-        } else {
-            let taken = u32::try_from(piece).map_err(|_| Broken)?;
-            segment.address = segment.address.unchecked_add(taken.into());
-            segment.length -= taken;
+        let taken = u32::try_from(piece).map_err(|_| Broken)?;
+        segment.length -= taken;
+        segment.address = segment.address.unchecked_add(taken.into());
+        if filled == N {
+            return Ok(bytes);
         }
     }
-    readable.drain(..used);
-    Ok(bytes)
+    Err(Broken)
 }
 
 /// Writes `bytes`, or as many of them as there is room for.

@@ -155,10 +155,11 @@ fn descriptors(image: &Image) -> [RawFd; 2] {
 }
 
 /// The operations of a disk, on registered files only; and, while nothing is under way, another image in the place of this one.
-fn restrictions() -> [Restriction; 8] {
+fn restrictions() -> [Restriction; 9] {
     const FILES_UPDATE: u8 = 6;
     [
         Restriction::sqe_op(opcode::Read::CODE),
+        Restriction::sqe_op(opcode::Write::CODE),
         Restriction::sqe_op(opcode::Readv::CODE),
         Restriction::sqe_op(opcode::Writev::CODE),
         Restriction::sqe_op(opcode::Fsync::CODE),
@@ -174,16 +175,8 @@ fn entry(io: &Io) -> Entry {
         true => file::DIRECT,
         false => file::CACHED,
     });
-    let vectors = io.vectors();
-    let count = u32::try_from(vectors.len()).expect("at most 1024");
     let entry = match io.call {
-        Call::Read => opcode::Readv::new(file, vectors.as_ptr(), count)
-            .offset(io.offset())
-            .build(),
-        Call::Write { .. } => opcode::Writev::new(file, vectors.as_ptr(), count)
-            .offset(io.offset())
-            .rw_flags(io.transfer_flags())
-            .build(),
+        Call::Read | Call::Write { .. } => transfer(io, file),
         Call::Flush => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
         Call::Punch | Call::Zero => opcode::Fallocate::new(file, io.length())
             .offset(io.offset())
@@ -191,4 +184,33 @@ fn entry(io: &Io) -> Entry {
             .build(),
     };
     entry.flags(Flags::FIXED_FILE)
+}
+
+/// The host has less to do for one vector when it need not fetch it.
+fn transfer(io: &Io, file: Fixed) -> Entry {
+    let (offset, flags) = (io.offset(), io.transfer_flags());
+    let read = io.call == Call::Read;
+    let vectors = io.vectors();
+    if let [vector] = vectors
+        && let Ok(length) = u32::try_from(vector.iov_len)
+    {
+        let base = vector.iov_base.cast::<u8>();
+        return match read {
+            true => opcode::Read::new(file, base, length).offset(offset).build(),
+            false => opcode::Write::new(file, base, length)
+                .offset(offset)
+                .rw_flags(flags)
+                .build(),
+        };
+    }
+    let count = u32::try_from(vectors.len()).expect("at most 1024");
+    match read {
+        true => opcode::Readv::new(file, vectors.as_ptr(), count)
+            .offset(offset)
+            .build(),
+        false => opcode::Writev::new(file, vectors.as_ptr(), count)
+            .offset(offset)
+            .rw_flags(flags)
+            .build(),
+    }
 }
