@@ -55,6 +55,22 @@ fn chains_come_in_order_with_what_to_read_before_what_to_write() {
 }
 
 #[test]
+fn a_queue_of_1024_entries_goes_round_whole() {
+    let (_, mut driver, mut queue) = bench(1024);
+    for round in 0..3 {
+        let heads: Vec<_> = (0..1024)
+            .map(|_| driver.offer(&[(0x100, 16)], &[]))
+            .collect();
+        for head in heads {
+            assert_eq!(pop(&mut queue).unwrap().unwrap().head, head);
+            queue.push(head, round).unwrap();
+            assert_eq!(driver.used(), Some((head.into(), round)));
+        }
+        assert!(pop(&mut queue).unwrap().is_none());
+    }
+}
+
+#[test]
 fn a_table_of_descriptors_is_a_chain() {
     let (memory, mut driver, mut queue) = bench(8);
     describe(&memory, 0, flag::NEXT, 1);
