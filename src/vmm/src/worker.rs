@@ -1,11 +1,38 @@
 //! A thread that serves a device: parked before the guest runs, given jobs, paused, and sent home.
-use std::sync::{
-    Condvar, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
+
+/// Sleeps until somebody rings `bell`, whose reads block, or it is `until`.
+///
+/// # Errors
+/// What the host says.
+pub fn sleep_at(bell: &EventFd, until: Option<Instant>) -> io::Result<()> {
+    if let Some(until) = until {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: it is open as long as it is borrowed here.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(bell.as_raw_fd()) };
+        let mut descriptors = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+        match poll(&mut descriptors, Some(&left)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
+            other => other?,
+        };
+    }
+    // What it says does not matter: there is no harm in looking.
+    let _ = bell.read();
+    Ok(())
+}
 
 /// What lies between such a thread and those who direct it. `J` is what it works on, from a driver's start to its reset.
 ///

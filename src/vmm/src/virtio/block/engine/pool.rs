@@ -1,17 +1,18 @@
 use std::{
     collections::VecDeque,
     io,
-    os::fd::{AsRawFd, BorrowedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{Builder, JoinHandle},
     time::Instant,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{super::image::Image, super::io::Io, Answered, Tag};
-use crate::virtio::{Confine, Duty};
+use crate::{
+    virtio::{Confine, Duty},
+    worker::sleep_at,
+};
 
 /// Threads besides the queue's own: as many calls are under way at a time, and one more.
 const HELPERS: usize = 3;
@@ -129,28 +130,10 @@ impl Pool {
                 let answer = io.perform(&image);
                 self.answered.push_back(Answered { tag, io, answer });
             }
-            None if self.shared.lock().answered.is_empty() => self.sleep(until)?,
+            None if self.shared.lock().answered.is_empty() => sleep_at(&self.shared.bell, until)?,
             None => {}
         }
         self.answered.append(&mut self.shared.lock().answered);
-        Ok(())
-    }
-
-    /// Until somebody rings, or it is `until`.
-    fn sleep(&self, until: Option<Instant>) -> io::Result<()> {
-        if let Some(until) = until {
-            let left = until.saturating_duration_since(Instant::now());
-            let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-            // SAFETY: the bell is open as long as the pool.
-            let bell = unsafe { BorrowedFd::borrow_raw(self.shared.bell.as_raw_fd()) };
-            let mut bell = [PollFd::from_borrowed_fd(bell, PollFlags::IN)];
-            match poll(&mut bell, Some(&left)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
-                other => other?,
-            };
-        }
-        // What it says does not matter: there is no harm in looking.
-        let _ = self.shared.bell.read();
         Ok(())
     }
 
