@@ -72,6 +72,27 @@ impl Socket {
         self.connect().ask(method, path, body)
     }
 
+    /// Changes something.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub fn patch(&self, path: &str, body: &str) {
+        let answer = self.ask("PATCH", path, body);
+        assert_eq!(answer.status, 204, "{answer:?}");
+    }
+
+    /// The number behind `key` in what `path` tells; none where there is no such key.
+    ///
+    /// # Panics
+    /// When nothing is told, or the value is no number.
+    pub fn number(&self, path: &str, key: &str) -> Option<u64> {
+        let answer = self.ask("GET", path, "");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let value = answer.body.split(&format!("\"{key}\":")).nth(1)?;
+        let digits = value.split([',', '}']).next().unwrap_or_default();
+        Some(digits.parse().unwrap_or_else(|_| panic!("{answer:?}")))
+    }
+
     /// The guest's state.
     ///
     /// # Panics

@@ -37,6 +37,7 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Deadline::from_now();
     while !holds() {
         assert!(deadline.left().is_some(), "not in time: {what}");
-        std::thread::yield_now();
+        // Whoever is waited for may have the same processor.
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

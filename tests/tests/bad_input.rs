@@ -188,8 +188,8 @@ fn definitions_that_are_none() {
             ":2:44: `boot-source.initrd`: unknown key (hint: did you mean `initrd_path`?)",
         ),
         (
-            "{\"boot-source\": {\"kernel_image_path\": \"k\"},\n\"balloon\": {\"amount_mib\": 1}}",
-            ":2:1: `balloon`: not supported yet",
+            "{\"boot-source\": {\"kernel_image_path\": \"k\"},\n\"entropy\": {}}",
+            ":2:1: `entropy`: not supported yet",
         ),
         (
             r#"{"boot-source": {"kernel_image_path": 5}}"#,

@@ -33,11 +33,6 @@ fn with_disk(image: &Path, more: &str) -> (Guest, Socket) {
     (guest, socket)
 }
 
-fn patch(socket: &Socket, path: &str, body: &str) {
-    let answer = socket.ask("PATCH", path, body);
-    assert_eq!(answer.status, 204, "{answer:?}");
-}
-
 /// Waits until the disk has so many sectors, in the guest.
 fn wait_for_sectors(guest: &mut Guest, sectors: u64) {
     let size = "cat /sys/block/vda/size";
@@ -62,7 +57,7 @@ fn a_disk_that_grows_and_shrinks_does_so_in_the_guest() {
         wait_for_sectors(&mut guest, 2 * 2048);
         for mib in [4, 3] {
             disk.as_file().set_len(mib * MIB).expect("it is a file");
-            patch(&socket, "/drives/data", r#"{"drive_id": "data"}"#);
+            socket.patch("/drives/data", r#"{"drive_id": "data"}"#);
             wait_for_sectors(&mut guest, mib * 2048);
         }
         guest.type_line(
@@ -104,9 +99,9 @@ fn linux_goes_on_where_it_was_paused() {
         "for i in 1 2 3 4 5 6; do dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null || echo fai''led; done; echo re''ad",
     );
     for _ in 0..10 {
-        patch(&socket, "/vm", r#"{"state": "Paused"}"#);
+        socket.patch("/vm", r#"{"state": "Paused"}"#);
         assert_eq!(socket.state(), "Paused");
-        patch(&socket, "/vm", r#"{"state": "Resumed"}"#);
+        socket.patch("/vm", r#"{"state": "Resumed"}"#);
     }
     guest.wait_for("read");
     guest.type_line("poweroff -f");

@@ -87,13 +87,17 @@ struct Call {
     cut: bool,
 }
 
+/// What devices' threads are called, or begin with.
+const DEVICES: [&str; 2] = ["disk", "balloon"];
+
 /// Everything that the confined threads of traced runs did, by role.
 #[derive(Default)]
 struct Trace {
     machine: BTreeSet<Call>,
     vcpu: BTreeSet<Call>,
     api: BTreeSet<Call>,
-    disk: BTreeSet<Call>,
+    /// Threads of its device: each guest here has one at most.
+    device: BTreeSet<Call>,
     process: u64,
 }
 
@@ -129,8 +133,8 @@ fn read(directory: &Path) -> Trace {
             trace.vcpu.extend(calls);
         } else if named("api") {
             trace.api.extend(calls);
-        } else if named("disk") {
-            trace.disk.extend(calls);
+        } else if DEVICES.into_iter().any(named) {
+            trace.device.extend(calls);
         } else {
             trace.process = path
                 .extension()
@@ -396,8 +400,43 @@ fn a_disk_uses_every_rule_of_its_own() {
     for (role, has_io_uring) in [("block_ring", true), ("block_calls", false)] {
         let runs = ["", ",cache=writethrough"].map(|options| driven(options, has_io_uring));
         let runs = runs.each_ref();
-        compare(role, &runs.map(|trace| (trace.process, &trace.disk)));
+        compare(role, &runs.map(|trace| (trace.process, &trace.device)));
     }
+}
+
+/// The trace of a guest that drives its balloon.
+fn inflated(more: &[&str]) -> Trace {
+    let directory = tempfile::tempdir().expect("a run can be traced, and its trace read");
+    let arguments = [&["--balloon", "1,stats_polling_interval_s=1"], more].concat();
+    let kernel = handmade::balloon();
+    let mut guest = traced(directory.path(), &kernel, &arguments).start();
+    guest.wait_for("ready\n");
+    for (order, outcome) in [
+        (b"g", "given\n"),
+        (b"s", "told\n"),
+        (b"a", "asked\n"),
+        (b"b", "started over\n"),
+    ] {
+        guest.type_bytes(order);
+        guest.wait_for(outcome);
+    }
+    guest.type_bytes(b"p");
+    guest.close_input();
+    let finished = guest.finish();
+    assert_eq!(finished.code, 0);
+    assert!(
+        finished
+            .stderr
+            .contains("balloon: its driver broke the rules")
+    );
+    read(directory.path())
+}
+
+#[test]
+fn a_balloon_uses_every_rule_of_its_own() {
+    let runs = [inflated(&[]), inflated(&["--shared-memory"])];
+    let runs = runs.each_ref();
+    compare("balloon", &runs.map(|trace| (trace.process, &trace.device)));
 }
 
 #[test]

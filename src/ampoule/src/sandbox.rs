@@ -57,6 +57,7 @@ fn table(report: &RoleReport) -> String {
         Role::Vcpu => "A vCPU",
         Role::VcpuWithDevices => "A vCPU of a machine with disks",
         Role::BlockRing => "A disk's queue, by io_uring",
+        Role::Balloon => "A memory balloon",
         Role::BlockCalls => "A disk's queue, where io_uring is missing or forbidden",
         Role::Api => "The server of the control socket (--api-sock)",
     };

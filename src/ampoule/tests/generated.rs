@@ -213,7 +213,12 @@ fn flags_table(schema: &Value) -> String {
     let mut table = "| Flag | Key |\n|---|---|\n".to_owned();
     for (key, schema) in members(schema) {
         if let Some(flag) = schema["x-flag"].as_str() {
-            writeln!(table, "| `{flag}` | `{key}` (adds to it) |").unwrap();
+            let note = if schema["type"] == "array" {
+                " (adds to it)"
+            } else {
+                ""
+            };
+            writeln!(table, "| `{flag}` | `{key}`{note} |").unwrap();
         }
     }
     for (section, schema) in members(schema).filter(|(_, schema)| schema["properties"].is_object())

@@ -9,8 +9,8 @@ use rustix::{
 use thiserror::Error;
 pub use vm_memory::GuestMemoryMmap;
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
-    mmap::MmapRegionBuilder,
+    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion, mmap::MmapRegionBuilder,
 };
 
 /// What backs guest RAM.
@@ -176,6 +176,54 @@ fn advise(region: &MmapRegion, advice: Advice) -> Result<(), Errno> {
     unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), advice) }
 }
 
+/// Gives back to the host the pages that lie wholly in the `length` bytes from `start` on: they read as zeros afterwards, but for a
+/// kernel's that were mapped into memory, which read as its file again. How many bytes these pages have.
+///
+/// # Errors
+/// When some of the range is no guest memory (nothing is given back behind it), or the host refuses.
+pub fn release(memory: &GuestMemoryMmap, start: GuestAddress, length: u64) -> io::Result<u64> {
+    let (mut at, mut left, mut released) = (start, length, 0);
+    while left > 0 {
+        let outside = || io::Error::from(io::ErrorKind::InvalidInput);
+        let region = memory.find_region(at).ok_or_else(outside)?;
+        let offset = at.unchecked_offset_from(region.start_addr());
+        let piece = left.min(region.len() - offset);
+        released += release_in(region, offset, piece)?;
+        left -= piece;
+        at = at.checked_add(piece).ok_or_else(outside)?;
+    }
+    Ok(released)
+}
+
+/// Gives back the pages that lie wholly in the `length` bytes from `offset` of `region` on, which are all the region's.
+fn release_in(region: &GuestRegionMmap, offset: u64, length: u64) -> io::Result<u64> {
+    const PAGE: u64 = 4 << 10;
+    const HUGE_PAGE: u64 = 2 << 20;
+    let page = match region.is_hugetlbfs() {
+        Some(true) => HUGE_PAGE,
+        _ => PAGE,
+    };
+    let from = offset.next_multiple_of(page);
+    let to = (offset + length) / page * page;
+    let Some(bytes) = to.checked_sub(from).filter(|bytes| *bytes > 0) else {
+        return Ok(0);
+    };
+    let wide = |value| usize::try_from(value).expect("a region is in the address space");
+    let pointer = region.as_ptr().wrapping_add(wide(from));
+    // SAFETY: the range is within the region's own mapping. Guest RAM is only ever accessed by volatile copies, by the host's kernel
+    // and by a guest, which do not mind that it changes.
+    unsafe { rustix::mm::madvise(pointer.cast(), wide(bytes), giving_back(region))? };
+    Ok(bytes)
+}
+
+/// The advice by which pages of `region` are the host's again.
+fn giving_back(region: &GuestRegionMmap) -> Advice {
+    match region.file_offset() {
+        Some(_) => Advice::LinuxRemove,
+        None => Advice::LinuxDontNeed,
+    }
+}
+
 /// Gives every page of `memory` back to the host: all of it reads as zeros afterwards, but for a kernel's pages that were
 /// mapped into it, which read as its file again.
 ///
@@ -183,13 +231,9 @@ fn advise(region: &MmapRegion, advice: Advice) -> Result<(), Errno> {
 /// When the host refuses.
 pub fn clear(memory: &GuestMemoryMmap) -> io::Result<()> {
     for region in memory.iter() {
-        let advice = match region.file_offset() {
-            Some(_) => Advice::LinuxRemove,
-            None => Advice::LinuxDontNeed,
-        };
         // SAFETY: the range is the region's own mapping. Guest RAM is only ever accessed by volatile copies and by a
         // guest, which do not mind that it changes.
-        unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), advice)? };
+        unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), giving_back(region))? };
     }
     Ok(())
 }
@@ -215,6 +259,39 @@ mod tests {
         for at in [GuestAddress(0x1234), GuestAddress((1 << 32) + 0x1234)] {
             assert_eq!(memory.read_obj::<u32>(at).unwrap(), 0);
         }
+    }
+
+    fn released(backing: Backing) {
+        let memory = map(&RANGES, backing).unwrap();
+        let pages = [0, 0x1000, 0x2000, 0x3000].map(GuestAddress);
+        for at in pages {
+            memory.write_obj(7u32, at).unwrap();
+        }
+        // Two whole pages, and pieces of two more.
+        assert_eq!(
+            release(&memory, GuestAddress(0x800), 0x3000).unwrap(),
+            0x2000
+        );
+        let read = pages.map(|at| memory.read_obj::<u32>(at).unwrap());
+        assert_eq!(read, [7, 0, 0, 7]);
+        assert_eq!(release(&memory, GuestAddress(0x3000), 0x800).unwrap(), 0);
+        for (start, length) in [
+            (4 << 20, 0x1000),
+            ((4 << 20) - 0x1000, 0x2000),
+            (0, u64::MAX),
+            (u64::MAX, 2),
+        ] {
+            assert!(release(&memory, GuestAddress(start), length).is_err());
+        }
+    }
+
+    #[test]
+    fn whole_pages_go_back_to_the_host_one_by_one() {
+        released(Backing::default());
+        released(Backing {
+            shared: true,
+            pages: Pages::Small,
+        });
     }
 
     #[test]

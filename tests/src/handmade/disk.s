@@ -2,15 +2,6 @@
 
 .set DISK, 0xd0000000
 .set DISK_PIN, 2                         # of the I/O APIC
-.set DISK_FEATURES, 0x20
-.set DISK_FEATURES_SELECT, 0x24
-.set DISK_QUEUE_SIZE, 0x38
-.set DISK_QUEUE_READY, 0x44
-.set DISK_NOTIFY, 0x50
-.set DISK_STATUS, 0x70
-.set DISK_DESCRIPTORS, 0x80
-.set DISK_AVAILABLE, 0x90
-.set DISK_USED, 0xa0
 
 # Also below 1 MiB. A chain has three descriptors, and eight chains share their buffers.
 .set DESCRIPTORS, 0x50000
@@ -19,11 +10,7 @@
 .set REQUEST, 0x53000
 .set OUTCOME, 0x53100
 .set DATA, 0x54000
-.set ENTRIES, 32
 .set CHAINS, 8
-
-.set NEXT, 1
-.set WRITE, 2
 
 # Does what it is told, one byte at a time: r reads a sector, w writes it, m reads it eight times at once, f flushes, d discards, z zeroes,
 # b breaks the rules of virtqueues and starts over, x faults, p powers off. It says how each request ended.
@@ -82,7 +69,7 @@ ask:
     call offer
     dec %r12d
     jnz ask
-    movl $0, DISK_NOTIFY(%rbp)
+    movl $0, VIRTIO_NOTIFY(%rbp)
 1:  pause
     mov AVAILABLE + 2, %ax
     cmp USED + 2, %ax
@@ -94,8 +81,8 @@ ask:
 # More requests than there are entries.
 break_rules:
     addw $(ENTRIES + 1), AVAILABLE + 2
-    movl $0, DISK_NOTIFY(%rbp)
-1:  testl $64, DISK_STATUS(%rbp)        # DEVICE_NEEDS_RESET
+    movl $0, VIRTIO_NOTIFY(%rbp)
+1:  testl $64, VIRTIO_STATUS(%rbp)        # DEVICE_NEEDS_RESET
     jz 1b
     call start_disk
     print64 "started over\n"
@@ -128,22 +115,12 @@ offer:
     incw AVAILABLE + 2
     ret
 
-# Resets the disk at RBP, and brings it up with one empty queue. Changes RAX, RCX, RDI.
+# Resets the disk at RBP, and brings it up with one empty queue. Changes RAX, RCX, RDX, RDI.
 start_disk:
-    movl $0, DISK_STATUS(%rbp)
-    mov $DESCRIPTORS, %edi
     xor %eax, %eax
-    mov $((REQUEST - DESCRIPTORS) / 4), %ecx
-    rep stosl
-    movl $1, DISK_STATUS(%rbp)          # ACKNOWLEDGE
-    movl $3, DISK_STATUS(%rbp)          # DRIVER
-    movl $1, DISK_FEATURES_SELECT(%rbp)
-    movl $1, DISK_FEATURES(%rbp)        # VIRTIO_F_VERSION_1
-    movl $0xb, DISK_STATUS(%rbp)        # FEATURES_OK
-    movl $ENTRIES, DISK_QUEUE_SIZE(%rbp)
-    movl $DESCRIPTORS, DISK_DESCRIPTORS(%rbp)
-    movl $AVAILABLE, DISK_AVAILABLE(%rbp)
-    movl $USED, DISK_USED(%rbp)
-    movl $1, DISK_QUEUE_READY(%rbp)
-    movl $0xf, DISK_STATUS(%rbp)        # DRIVER_OK
+    call negotiate
+    xor %eax, %eax
+    mov $DESCRIPTORS, %edx
+    call set_up_queue
+    movl $0xf, VIRTIO_STATUS(%rbp)      # DRIVER_OK
     ret

@@ -15,7 +15,9 @@ global_asm!(
     include_str!("processor.s"),
     include_str!("smp.s"),
     include_str!("console.s"),
+    include_str!("virtio.s"),
     include_str!("disk.s"),
+    include_str!("balloon.s"),
     ".globl handmade_end",
     "handmade_end:",
     ".popsection",
@@ -119,6 +121,9 @@ guests! {
     commands = guest_commands;
     /// Drives its first disk over MMIO as it is told: r reads a sector, w writes it, m reads it eight times at once, f flushes, d discards, z zeroes, b breaks the rules of virtqueues and starts over; x faults, p powers off.
     disk = guest_disk;
+    /// Drives its balloon over MMIO as it is told: g gives a page, s tells a statistic, a waits to be asked for the next, b breaks the rules
+    /// of virtqueues and starts over; p powers off.
+    balloon = guest_balloon;
     /// Sends back what it receives up to byte 4, by interrupts; then powers off.
     echo = guest_echo;
     /// Sends back what it receives up to byte 4, by polling; then powers off.

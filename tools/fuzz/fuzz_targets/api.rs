@@ -5,7 +5,7 @@
 use std::{cell::Cell, fs::File};
 
 use ampoule::api::{
-    About, Disk, Resources, Status,
+    About, Disk, Handles, Resources, Status,
     http::{Decoder, MAX_BODY, Progress, Refusal, Request},
     resources::Vm,
 };
@@ -14,7 +14,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use vmm::{
     config::{BootSource, Definition, Drive},
     machine::{ControlError, State},
-    virtio::block::{Block, Cache, Choice, Image, Options},
+    virtio::{
+        balloon::Balloon,
+        block::{Block, Cache, Choice, Image, Options},
+    },
 };
 
 /// A machine that only remembers.
@@ -51,7 +54,9 @@ fn resources() -> Resources<Fake> {
         queues: 1,
     };
     let block = Block::new(options, "d".into(), Choice::Best).expect("the host has room");
+    let balloon = Balloon::new(Default::default()).expect("the host has room");
     let mut definition = Definition::new(BootSource::new("k"));
+    definition.balloon = Some(Default::default());
     definition.drives = vec![Drive::new("d", "d")];
     let disks = vec![Disk {
         id: "d".into(),
@@ -60,7 +65,10 @@ fn resources() -> Resources<Fake> {
     let about = About {
         id: "g".into(),
         definition,
-        disks,
+        devices: Handles {
+            disks,
+            balloon: Some(balloon.handle()),
+        },
     };
     Resources::new(about, Fake(Cell::new(State::Running)))
 }

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use vmm::{
     config::{self, Action, ActionType, Definition, VmState, VmUpdate},
     machine::{Control, ControlError, State},
+    virtio::balloon::Handle,
 };
 
 use super::{
+    balloon,
     drives::{self, Disk},
     http::{Method, Request},
     response::Response,
@@ -19,8 +21,17 @@ pub struct About {
     pub id: String,
     /// What it was made from. What a client changes is changed in here.
     pub definition: Definition,
+    /// Its devices, for those who change them.
+    pub devices: Handles,
+}
+
+/// Devices of a running machine, by what they are changed by.
+#[derive(Default)]
+pub struct Handles {
     /// Its disks.
     pub disks: Vec<Disk>,
+    /// Its balloon.
+    pub balloon: Option<Handle>,
 }
 
 /// What the API wants of a machine.
@@ -67,7 +78,7 @@ impl Vm for Control {
 
 /// The resources of one machine.
 pub struct Resources<V> {
-    about: About,
+    pub(super) about: About,
     vm: V,
 }
 
@@ -95,7 +106,6 @@ struct Version {
 struct FullConfig<'a> {
     #[serde(flatten)]
     definition: &'a Definition,
-    balloon: (),
     cpu_config: (),
     entropy: (),
     logger: (),
@@ -110,7 +120,8 @@ struct FullConfig<'a> {
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Resources of Firecracker's that describe a machine which is still to be started: here a definition does.
-const BEFORE_THE_START: [&str; 11] = [
+const BEFORE_THE_START: [&str; 12] = [
+    "balloon",
     "boot-source",
     "cpu-config",
     "drives",
@@ -151,12 +162,17 @@ impl<V: Vm> Resources<V> {
             (Method::Patch, ("vm", None, None)) => with_body(request, |body| self.change(body)),
             (Method::Patch, ("drives", Some(id), None)) => {
                 let About {
-                    definition, disks, ..
+                    definition,
+                    devices,
+                    ..
                 } = &mut self.about;
                 with_body(request, |body| {
-                    drives::change(definition, disks, id, body, descriptors)
+                    drives::change(definition, &devices.disks, id, body, descriptors)
                 })
             }
+            (Method::Get | Method::Patch, ("balloon", first, second)) => self
+                .balloon(request, (first, second))
+                .unwrap_or_else(|| unknown(request)),
             (Method::Put, ("actions", None, None)) => with_body(request, |body| self.act(body)),
             (Method::Put, (first, ..)) if BEFORE_THE_START.contains(&first) => {
                 Response::fault(format_args!(
@@ -164,11 +180,21 @@ impl<V: Vm> Resources<V> {
                     request.line
                 ))
             }
-            _ => Response::fault(format_args!(
-                "{}: there is no such resource, or it does not take this method",
-                request.line
-            )),
+            _ => unknown(request),
         }
+    }
+
+    fn balloon(
+        &mut self,
+        request: &Request,
+        names: (Option<&str>, Option<&str>),
+    ) -> Option<Response> {
+        let About {
+            definition,
+            devices,
+            ..
+        } = &mut self.about;
+        balloon::answer(definition, devices.balloon.as_ref(), request, names)
     }
 
     fn instance_info(&self) -> Response {
@@ -189,7 +215,6 @@ impl<V: Vm> Resources<V> {
     fn config(&self) -> Response {
         Response::json(&FullConfig {
             definition: &self.about.definition,
-            balloon: (),
             cpu_config: (),
             entropy: (),
             logger: (),
@@ -235,8 +260,26 @@ fn done(outcome: Result<(), ControlError>) -> Response {
     }
 }
 
+fn unknown(request: &Request) -> Response {
+    Response::fault(format_args!(
+        "{}: there is no such resource, or it does not take this method",
+        request.line
+    ))
+}
+
+/// As [`with_body`], where no body is as good as an empty one.
+pub(super) fn with_body_or_none<T: DeserializeOwned + Default>(
+    request: &Request,
+    answer: impl FnOnce(T) -> Response,
+) -> Response {
+    match request.body.is_empty() {
+        true => answer(T::default()),
+        false => with_body(request, answer),
+    }
+}
+
 /// Answers by what the body says, if it says what it should.
-fn with_body<T: DeserializeOwned>(
+pub(super) fn with_body<T: DeserializeOwned>(
     request: &Request,
     answer: impl FnOnce(T) -> Response,
 ) -> Response {

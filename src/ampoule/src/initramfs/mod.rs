@@ -30,7 +30,7 @@ use self::{
 use crate::{failure::Failure, files::Directory};
 
 /// To change with what is put into the archive.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// Bytes that all modules together may have: Debian's for every file system have some 10 MB.
 const MAX_MODULES: usize = 256 << 20;
 
@@ -45,6 +45,8 @@ pub struct Needs<'a> {
     pub transport: Transport,
     /// What the root may be.
     pub file_systems: Vec<Kind>,
+    /// The drivers of devices besides disks. Who does without them boots all the same.
+    pub drivers: Vec<&'static str>,
 }
 
 /// What came of it.
@@ -168,6 +170,7 @@ fn key(needs: &Needs<'_>, transport: Transport, [list, agent]: &[String; 2]) -> 
         needs.release,
         driver(transport),
         &kinds.join("+"),
+        &needs.drivers.join("+"),
         list,
         agent,
     ])
@@ -206,8 +209,9 @@ fn select(
     }
     let kinds = needs.file_systems.iter();
     let groups = kinds.map(|kind| (Group::FileSystem(*kind), kind.name()));
-    let buttons = ["button", "evdev"].map(|name| (Group::Machine, name));
-    for (group, name) in groups.chain(buttons) {
+    let others = ["button", "evdev"].iter().chain(&needs.drivers);
+    let others = others.map(|name| (Group::Machine, *name));
+    for (group, name) in groups.chain(others) {
         // A root of another kind than the kernel knows is for the guest to refuse.
         if let Has::Files(files) = modules.has(name) {
             add(&mut wanted, group, files);

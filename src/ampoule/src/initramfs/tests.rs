@@ -32,6 +32,7 @@ fn needs<'a>(kernel: &'a Path, transport: Transport) -> Needs<'a> {
         kernel,
         transport,
         file_systems: vec![Kind::Ext4, Kind::Xfs],
+        drivers: vec![],
     }
 }
 

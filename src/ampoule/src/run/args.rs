@@ -5,7 +5,7 @@ use vmm::config::{
     BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, Transport, ValueError, size,
 };
 
-use super::disk::DiskArg;
+use super::{balloon::BalloonArg, disk::DiskArg};
 use crate::{definition, failure::Failure};
 
 /// Boot a guest and attach to its serial console.
@@ -47,6 +47,14 @@ pub struct RunArgs {
     /// in --config says otherwise.
     #[arg(long, value_name = "PATH[,OPTION…]")]
     pub disk: Vec<DiskArg>,
+
+    /// Balloon: memory that the guest is asked to give back
+    ///
+    /// Options follow the size, after commas: deflate_on_oom (the guest may take it back before it kills a program),
+    /// free_page_reporting (it gives back what becomes free, unasked; with a size of 0 that alone), free_page_hinting (it does so when
+    /// asked to by --api-sock), stats_polling_interval_s=N.
+    #[arg(long, value_name = "SIZE[,OPTION…]")]
+    pub balloon: Option<BalloonArg>,
 
     /// How the guest finds its devices: at addresses that ACPI tells, or on a PCI bus [default: auto]
     ///
@@ -204,6 +212,9 @@ impl RunArgs {
         put(&mut machine.transport, self.transport.as_ref());
         machine.shared_memory |= self.shared_memory;
         self.add_disks(definition);
+        if let Some(BalloonArg(balloon)) = self.balloon {
+            definition.balloon = Some(balloon);
+        }
         put(&mut definition.lifecycle.on_reboot, self.on_reboot.as_ref());
         put(
             &mut definition.lifecycle.stop_timeout_s,

@@ -12,9 +12,11 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 use vmm::{
     config::{CacheType, Definition, Drive, MAX_QUEUES, TokenBucket},
-    machine::Devices,
     rate_limit::Rate,
-    virtio::block::{Block, Cache, Choice, Image, Options},
+    virtio::{
+        block::{Block, Cache, Choice, Image, Options},
+        transport::SharedDevice,
+    },
 };
 
 use super::claim;
@@ -113,7 +115,7 @@ fn cache(name: &str) -> Result<CacheType, String> {
 const USUAL_QUEUES: u32 = 4;
 
 /// The disks of a machine: for its guest, and for who changes them.
-pub(super) type Disks = (Devices, Vec<api::Disk>);
+pub(super) type Disks = (Vec<SharedDevice>, Vec<api::Disk>);
 
 /// Opens the images of the definition's drives, and locks them.
 ///
@@ -135,8 +137,7 @@ pub(super) fn open(definition: &Definition) -> Result<Disks, Failure> {
         let id = drive.drive_id.clone();
         Ok((Arc::new(Mutex::new(block)) as _, api::Disk { id, handle }))
     });
-    let both = devices.collect::<Result<(Vec<_>, Vec<_>), _>>();
-    both.map(|(devices, disks)| (Devices(devices), disks))
+    devices.collect()
 }
 
 /// As it is kept to.

@@ -43,6 +43,11 @@ pub(super) fn open(
         kernel: kernel_path,
         transport,
         file_systems: file_systems(definition),
+        drivers: definition
+            .balloon
+            .iter()
+            .map(|_| "virtio_balloon")
+            .collect(),
     };
     let cache = paths.cache.as_ref();
     let cache = cache.map(|cache| Cache::new(cache.join("initramfs"), ".cpio"));

@@ -1,5 +1,6 @@
 //! `ampoule run`: read, open, confine, run.
 mod args;
+mod balloon;
 pub(crate) mod claim;
 pub(crate) mod disk;
 mod ends;
@@ -58,7 +59,7 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
     // Open.
     sandbox::close_inherited(&named_descriptors(args, &definition));
     let timeline_file = open_timeline(args)?;
-    let (parts, disks) = parts::open(&definition, &paths, timeline, args.verbose)?;
+    let (parts, devices) = parts::open(&definition, &paths, timeline, args.verbose)?;
     let api_socket = open_api_socket(args)?;
     if args.verbose {
         report::parts(&parts);
@@ -76,7 +77,7 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
             About {
                 id,
                 definition,
-                disks,
+                devices,
             },
         )
     });

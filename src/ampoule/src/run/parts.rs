@@ -6,17 +6,17 @@ use vmm::{
     boot::kernel::{self, EntryKind, Kernel},
     config::{Definition, Entry, HugePages, Transport, boot_args},
     kvm::Hypervisor,
-    machine::Parts,
+    machine::{Devices, Parts},
     memory::{self, Backing, GuestMemoryMmap, Pages},
     timeline::{Phase, Timeline},
 };
 
-use super::{disk, initrd};
+use super::{balloon, disk, initrd};
 use crate::{api, failure::Failure, files, paths::Paths};
 
 const MIB: u64 = 1 << 20;
 
-/// Opens kernel, initrd, disks and `/dev/kvm`, and maps guest memory; the parts, and what its disks are changed by.
+/// Opens kernel, initrd, devices and `/dev/kvm`, and maps guest memory; the parts, and what its devices are changed by.
 ///
 /// # Errors
 /// The first thing that is not there, not allowed, or not what it should be.
@@ -25,11 +25,11 @@ pub(super) fn open(
     paths: &Paths,
     timeline: &Timeline,
     verbose: bool,
-) -> Result<(Parts, Vec<api::Disk>), Failure> {
+) -> Result<(Parts, api::Handles), Failure> {
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
-    let (devices, disks) = disk::open(definition)?;
+    let (devices, handles) = open_devices(definition)?;
     let (initrd, transport) = initrd::open(definition, &kernel, paths, verbose)?;
     let command_line = command_line(definition, transport)?;
     let hypervisor =
@@ -67,7 +67,22 @@ pub(super) fn open(
         devices,
         transport,
     };
-    Ok((parts, disks))
+    Ok((parts, handles))
+}
+
+/// The devices in the order in which the guest finds them, and what they are changed by.
+fn open_devices(definition: &Definition) -> Result<(Devices, api::Handles), Failure> {
+    let (mut devices, disks) = disk::open(definition)?;
+    let mut handles = api::Handles {
+        disks,
+        ..api::Handles::default()
+    };
+    if let Some(described) = &definition.balloon {
+        let (device, handle) = balloon::open(described)?;
+        devices.push(device);
+        handles.balloon = Some(handle);
+    }
+    Ok((Devices(devices), handles))
 }
 
 /// The user's parameters over the defaults, of which the root device is one.

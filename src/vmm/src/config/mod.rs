@@ -8,6 +8,7 @@ pub mod size;
 
 #[macro_use]
 mod fields;
+mod balloon;
 mod boot_source;
 mod drive;
 mod lifecycle;
@@ -19,6 +20,7 @@ mod schema;
 mod updates;
 mod validate;
 
+pub use balloon::{Balloon, MAX_STATS_INTERVAL};
 pub use boot_source::{BootSource, Entry};
 pub use drive::{CacheType, Drive, IoEngine, MAX_DRIVES, MAX_QUEUES, MAX_SERIAL};
 pub use fields::{UnknownName, object};
@@ -29,10 +31,13 @@ pub use machine_config::{
 pub use rate_limiter::{RateLimiter, TokenBucket};
 #[cfg(feature = "schema")]
 pub use schema::schema;
-pub use updates::{Action, ActionType, DriveUpdate, VmState, VmUpdate};
+pub use updates::{
+    Action, ActionType, BalloonUpdate, DriveUpdate, HintingStart, StatisticsUpdate, VmState,
+    VmUpdate,
+};
 pub use validate::{KeyPath, Reason, ValueError, in_words};
 
-use fields::{object_or_null, objects};
+use fields::{object_or_null, objects, optional_object};
 use not_yet::{ListNotYet, SectionNotYet};
 use serde::{Deserialize, Serialize};
 
@@ -72,8 +77,9 @@ pub struct Definition {
     #[serde(default, skip_serializing)]
     vsock: SectionNotYet,
     /// A memory balloon.
-    #[serde(default, skip_serializing)]
-    balloon: SectionNotYet,
+    #[serde(default, deserialize_with = "optional_object")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::section::<Balloon>", extend("x-flag" = "--balloon")))]
+    pub balloon: Option<Balloon>,
     /// A source of random numbers.
     #[serde(default, skip_serializing)]
     entropy: SectionNotYet,
@@ -98,12 +104,18 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// Whether the guest gets any virtio device.
+    #[must_use]
+    pub fn has_devices(&self) -> bool {
+        !self.drives.is_empty() || self.balloon.is_some()
+    }
+
     /// How the guest finds its devices, as far as there is a bus to look for them on: not on PCI when there are none, nor when the
     /// kernel is told not to look there.
     #[must_use]
     pub fn effective_transport(&self) -> Transport {
         let boot_args = self.boot_source.boot_args.as_deref().unwrap_or_default();
-        if self.drives.is_empty() || boot_args::turns_pci_off(boot_args) {
+        if !self.has_devices() || boot_args::turns_pci_off(boot_args) {
             Transport::Mmio
         } else {
             self.machine_config.transport
@@ -121,7 +133,7 @@ impl Definition {
             network_interfaces: ListNotYet::default(),
             pmem: ListNotYet::default(),
             vsock: SectionNotYet::default(),
-            balloon: SectionNotYet::default(),
+            balloon: None,
             entropy: SectionNotYet::default(),
             memory_hotplug: SectionNotYet::default(),
             cpu_config: SectionNotYet::default(),

@@ -188,12 +188,33 @@ fn numbers_are_whole_and_in_range_and_the_error_says_which() {
 }
 
 #[test]
+fn a_balloon_is_no_larger_than_the_guest() {
+    let balloon = |amount: u32| {
+        let section = json!({ "amount_mib": amount, "deflate_on_oom": true });
+        complaints(&read(with("balloon", section)).unwrap())
+    };
+    assert!(balloon(128).is_empty());
+    assert_eq!(
+        balloon(129),
+        ["`balloon.amount_mib`: found 129, expected at most the guest's memory, 128"]
+    );
+    let sections = [
+        json!({}),
+        json!({ "amount_mib": 1 }),
+        json!({ "amount_mib": 1, "deflate_on_oom": true, "stats_polling_interval_s": 65536 }),
+        json!({ "amount_mib": -1, "deflate_on_oom": true }),
+    ];
+    for section in sections {
+        assert!(read(with("balloon", section)).is_err());
+    }
+}
+
+#[test]
 fn parts_that_do_not_exist_yet_are_refused_by_name() {
     for (key, value) in [
         ("network-interfaces", json!([{}])),
         ("pmem", json!([1])),
         ("vsock", json!({ "guest_cid": 3 })),
-        ("balloon", json!({})),
         ("entropy", json!({})),
         ("memory-hotplug", json!({})),
         ("cpu-config", json!("template.json")),

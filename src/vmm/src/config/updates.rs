@@ -44,6 +44,44 @@ string_enum! {
     }
 }
 
+/// `PATCH /balloon`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonUpdate {
+    /// MiB that the guest is asked for from now on.
+    pub amount_mib: u32,
+}
+
+/// `PATCH /balloon/statistics`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatisticsUpdate {
+    /// Seconds between two questions from now on; 0 for none.
+    #[serde(deserialize_with = "super::balloon::interval")]
+    pub stats_polling_interval_s: u32,
+}
+
+/// `PATCH /balloon/hinting/start`, whose body may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HintingStart {
+    /// Whether the guest has its memory back as soon as it has named it.
+    #[serde(default = "yes")]
+    pub acknowledge_on_stop: bool,
+}
+
+impl Default for HintingStart {
+    fn default() -> Self {
+        Self {
+            acknowledge_on_stop: true,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// `PATCH /drives/{drive_id}`. What is absent stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,8 +1,8 @@
 //! What must hold of a definition beyond its types.
 use super::fields::whole_from;
 use super::{
-    BootSource, Definition, Drive, HugePages, MAX_DRIVES, MAX_MEM_SIZE_MIB, MAX_QUEUES, MAX_SERIAL,
-    MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig, boot_args,
+    Balloon, BootSource, Definition, Drive, HugePages, MAX_DRIVES, MAX_MEM_SIZE_MIB, MAX_QUEUES,
+    MAX_SERIAL, MAX_STATS_INTERVAL, MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig, boot_args,
 };
 use std::{borrow::Cow, fmt, path::Path};
 
@@ -91,6 +91,9 @@ impl Definition {
         check_boot_source(&self.boot_source, &mut errors);
         check_machine_config(&self.machine_config, &mut errors);
         check_drives(&self.drives, &mut errors);
+        if let Some(balloon) = &self.balloon {
+            check_balloon(balloon, self.machine_config.mem_size_mib, &mut errors);
+        }
         self.check_not_yet(&mut errors);
         if errors.is_empty() {
             Ok(())
@@ -108,7 +111,6 @@ impl Definition {
             ("network-interfaces", self.network_interfaces.used),
             ("pmem", self.pmem.used),
             ("vsock", self.vsock.used),
-            ("balloon", self.balloon.used),
             ("entropy", self.entropy.used),
             ("memory-hotplug", self.memory_hotplug.used),
             ("cpu-config", self.cpu_config.used),
@@ -250,6 +252,23 @@ fn check_drive(drive: &Drive, index: usize, before: &[Drive], errors: &mut Vec<V
             at("queues"),
             queues.to_string(),
             whole_from(1, MAX_QUEUES),
+        ));
+    }
+}
+
+fn check_balloon(balloon: &Balloon, memory: u64, errors: &mut Vec<ValueError>) {
+    if u64::from(balloon.amount_mib) > memory {
+        errors.push(unfit(
+            &["balloon", "amount_mib"],
+            balloon.amount_mib.to_string(),
+            format!("at most the guest's memory, {memory}"),
+        ));
+    }
+    if u64::from(balloon.stats_polling_interval_s) > MAX_STATS_INTERVAL {
+        errors.push(unfit(
+            &["balloon", "stats_polling_interval_s"],
+            balloon.stats_polling_interval_s.to_string(),
+            whole_from(0, MAX_STATS_INTERVAL),
         ));
     }
 }

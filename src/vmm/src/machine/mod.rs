@@ -7,7 +7,7 @@ mod signals;
 
 use std::{
     fmt, io,
-    sync::{Arc, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -437,11 +437,13 @@ fn start_devices(devices: &Devices, policy: Policy) -> Result<(), MachineError> 
     if devices.0.is_empty() {
         return Ok(());
     }
-    let filter = |role| policy.sandbox.then(|| Filter::new(role));
-    let (ring, calls) = (filter(Role::BlockRing), filter(Role::BlockCalls));
-    let confine: Confine = Arc::new(move |duty| match duty {
-        Duty::BlockRing => confine_thread(ring.as_ref()),
-        Duty::BlockCalls => confine_thread(calls.as_ref()),
+    // Each is made when the first thread needs it, and most machines need few.
+    let filters: [OnceLock<Filter>; Duty::COUNT] = Default::default();
+    let confine: Confine = Arc::new(move |duty| {
+        if policy.sandbox {
+            let filter = filters[duty as usize].get_or_init(|| Filter::new(role_of(duty)));
+            confine_thread(Some(filter));
+        }
     });
     let mut outcome = Ok(());
     devices.each(|device| {
@@ -450,6 +452,14 @@ fn start_devices(devices: &Devices, policy: Policy) -> Result<(), MachineError> 
         }
     });
     outcome.map_err(|error| MachineError::Host("a thread", error))
+}
+
+fn role_of(duty: Duty) -> Role {
+    match duty {
+        Duty::BlockRing => Role::BlockRing,
+        Duty::BlockCalls => Role::BlockCalls,
+        Duty::Balloon => Role::Balloon,
+    }
 }
 
 /// # Panics

@@ -55,13 +55,15 @@ pub enum Role {
     BlockRing,
     /// The queue of a block device, by one system call after the other.
     BlockCalls,
+    /// A memory balloon.
+    Balloon,
     /// The server of the control socket.
     Api,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Machine,
         Self::AttendedMachine,
         Self::RestartingMachine,
@@ -69,6 +71,7 @@ impl Role {
         Self::VcpuWithDevices,
         Self::BlockRing,
         Self::BlockCalls,
+        Self::Balloon,
         Self::Api,
     ];
 }

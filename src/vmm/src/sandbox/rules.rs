@@ -1,5 +1,6 @@
 //! Every system call that a thread may make once a guest runs, and why. All others are fatal.
 mod api;
+mod balloon;
 
 use serde::Serialize;
 
@@ -452,6 +453,7 @@ pub fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
         Role::VcpuWithDevices => [VCPU, VCPU_WITH_DEVICES, &[]],
         Role::BlockRing => [BLOCK, BLOCK_RING, &[]],
         Role::BlockCalls => [BLOCK, BLOCK_CALLS, &[]],
+        Role::Balloon => [balloon::RULES, &[], &[]],
         Role::Api => [api::RULES, &[], &[]],
     };
     COMMON.iter().chain(own.into_iter().flatten())

@@ -1,4 +1,5 @@
 //! Virtio devices (virtio 1.3): what a device is to its transport, and what it gets when its driver is ready.
+pub mod balloon;
 pub mod block;
 mod config_space;
 mod interrupt;
@@ -35,6 +36,13 @@ pub enum Duty {
     BlockRing,
     /// It serves a disk's queue, or performs calls for such a thread.
     BlockCalls,
+    /// It serves a balloon.
+    Balloon,
+}
+
+impl Duty {
+    /// How many there are.
+    pub const COUNT: usize = 3;
 }
 
 /// What a thread calls before it serves anybody, to confine itself to its duty.
@@ -46,6 +54,8 @@ pub type Confine = Arc<dyn Fn(Duty) + Send + Sync>;
 pub enum OwnState {
     /// It keeps nothing.
     Nothing,
+    /// A balloon's.
+    Balloon(balloon::BalloonState),
     /// A disk's.
     Block(block::DiskState),
 }

@@ -73,13 +73,16 @@ pub(in crate::api) fn resources(drives: Vec<Drive>) -> Resources<Fake> {
             handle: block.handle(),
         }
     });
-    let disks = disks.collect();
+    let devices = Handles {
+        disks: disks.collect(),
+        balloon: None,
+    };
     let mut definition = Definition::new(BootSource::new("vmlinuz"));
     definition.drives = drives;
     let about = About {
         id: "g".into(),
         definition,
-        disks,
+        devices,
     };
     let vm = Fake {
         state: Cell::new(State::Running),
@@ -111,16 +114,16 @@ fn ask_with(
     resources.answer(&request, descriptors)
 }
 
-fn ask(resources: &mut Resources<Fake>, line: &str, body: &str) -> Response {
+pub(in crate::api) fn ask(resources: &mut Resources<Fake>, line: &str, body: &str) -> Response {
     ask_with(resources, line, body, Vec::new())
 }
 
-fn json_of(response: &Response) -> Value {
+pub(in crate::api) fn json_of(response: &Response) -> Value {
     assert_eq!(response.status, Status::Ok, "{response:?}");
     serde_json::from_str(&response.body).unwrap()
 }
 
-fn assert_fault(response: &Response, why: &str) {
+pub(in crate::api) fn assert_fault(response: &Response, why: &str) {
     assert_eq!(response.status, Status::BadRequest, "{response:?}");
     let body: Value = serde_json::from_str(&response.body).unwrap();
     let message = body["fault_message"].as_str().unwrap();
@@ -235,7 +238,7 @@ fn the_definition_is_told_with_firecrackers_empty_keys() {
 }
 
 fn sectors(resources: &Resources<Fake>) -> u64 {
-    resources.about.disks[0].handle.resize().unwrap()
+    resources.about.devices.disks[0].handle.resize().unwrap()
 }
 
 #[test]
