@@ -8,6 +8,8 @@ use std::{
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
+use super::turns::Turns;
+
 /// An opened image.
 #[derive(Debug)]
 pub struct Image {
@@ -15,6 +17,8 @@ pub struct Image {
     direct: Option<Direct>,
     /// Whether the host failed to write back what it had taken.
     lost: AtomicBool,
+    /// Whose turn it is to flush it.
+    pub(super) turns: Turns,
     /// By which it is locked.
     _claim: Option<File>,
 }
@@ -40,6 +44,7 @@ impl Image {
             file,
             direct: None,
             lost: AtomicBool::new(false),
+            turns: Turns::default(),
             _claim: None,
         }
     }
@@ -55,6 +60,7 @@ impl Image {
                 alignment,
             }),
             lost: AtomicBool::new(false),
+            turns: Turns::default(),
             _claim: None,
         }
     }

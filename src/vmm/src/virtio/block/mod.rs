@@ -9,6 +9,7 @@ mod request;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod worker;
 
 use std::sync::{Arc, Mutex};

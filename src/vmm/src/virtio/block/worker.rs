@@ -13,7 +13,7 @@ use super::{
     disk::Disk,
     engine::{Answered, Choice, Engine, Tag},
     image::Image,
-    io::Io,
+    io::{Call, Io},
     request::{self, Next, Request, Status, Task},
 };
 use crate::{
@@ -102,6 +102,12 @@ struct Bench {
     requests: Box<[Option<Request>]>,
     /// Tags that are not, with the room for their calls.
     free: Vec<(Tag, Io)>,
+    /// Flushes that wait for this thread's turn at the image.
+    waiting: Vec<(Tag, Io)>,
+    /// Whether one is under way: then it is this thread's turn.
+    flushing: bool,
+    /// Flushes that end with that one: they came before it began.
+    riding: Vec<(Tag, Io)>,
     /// Until when the rate limiter lets nothing more through.
     throttled: Option<Instant>,
 }
@@ -124,6 +130,9 @@ impl Bench {
             free: (0..depth)
                 .map(|tag| (tag, Io::with_capacity(USUAL_VECTORS)))
                 .collect(),
+            waiting: Vec::new(),
+            flushing: false,
+            riding: Vec::new(),
             throttled: None,
             common,
         })
@@ -157,6 +166,7 @@ impl Bench {
     /// Begins what the driver asks for, waits for something to happen, and tells the driver what is done.
     fn turn(&mut self) -> Result<(), Broken> {
         self.begin_all()?;
+        self.begin_flushes();
         if self.wants_more()? {
             return Ok(());
         }
@@ -235,7 +245,28 @@ impl Bench {
         }
         io.choose_path(self.image.alignment());
         self.requests[usize::from(tag)] = Some(request);
-        self.engine.submit(tag, io);
+        self.submit(tag, io);
+    }
+
+    /// A flush waits for its turn, everything else begins.
+    fn submit(&mut self, tag: Tag, io: Io) {
+        match io.call {
+            Call::Flush => self.waiting.push((tag, io)),
+            _ => self.engine.submit(tag, io),
+        }
+    }
+
+    /// One flush is all that flushes wait for, when it is this thread's turn.
+    fn begin_flushes(&mut self) {
+        let due = !self.flushing && !self.waiting.is_empty();
+        if due
+            && self.image.turns.take(&self.desk)
+            && let Some((tag, io)) = self.waiting.pop()
+        {
+            self.flushing = true;
+            self.riding.append(&mut self.waiting);
+            self.engine.submit(tag, io);
+        }
     }
 
     /// Takes the host's answers, and tells the driver once of all that is done.
@@ -249,18 +280,34 @@ impl Bench {
 
     /// Whether a request ended.
     fn finish(&mut self, answered: Answered) -> Result<bool, Broken> {
-        let Answered {
-            tag,
-            mut io,
-            answer,
-        } = answered;
+        let Answered { tag, io, answer } = answered;
+        let answer = io.judge(answer, &self.image);
+        match io.call {
+            Call::Flush => self.finish_flushes(tag, io, answer),
+            _ => self.settle(tag, io, answer),
+        }
+    }
+
+    /// What was answered to one flush is the answer to those that rode with it.
+    fn finish_flushes(&mut self, tag: Tag, io: Io, answer: i32) -> Result<bool, Broken> {
+        self.flushing = false;
+        self.image.turns.end();
+        let mut ended = self.settle(tag, io, answer);
+        while let Some((tag, io)) = self.riding.pop() {
+            let also = self.settle(tag, io, answer);
+            ended = ended.and_then(|ended| Ok(also? || ended));
+        }
+        ended
+    }
+
+    /// Whether the request of this call ended with the host's answer.
+    fn settle(&mut self, tag: Tag, mut io: Io, answer: i32) -> Result<bool, Broken> {
         let request = self.requests[usize::from(tag)].take();
         let request = request.expect("a request for each call");
-        let answer = io.judge(answer, &self.image);
         match request.answered(&mut io, answer, self.common.disk.cache()) {
             Next::Perform => {
                 self.requests[usize::from(tag)] = Some(request);
-                self.engine.submit(tag, io);
+                self.submit(tag, io);
                 Ok(false)
             }
             Next::Ended(status, error) => {
@@ -298,6 +345,7 @@ impl Bench {
     /// Comes back when nothing is under way.
     fn drain(&mut self) {
         while self.free.len() < usize::from(self.common.depth) {
+            self.begin_flushes();
             self.wait(None);
             if self.finish_answered().is_err() {
                 self.give_up();

@@ -134,6 +134,15 @@ fn a_disk_goes_on_where_another_was_paused() {
 }
 
 #[test]
+fn flushes_of_all_queues_are_answered_one_after_the_other_wherever_they_move() {
+    for engine in ENGINES {
+        let mut disks = Disks::new(engine, 3);
+        disks.flushed = Some(0);
+        take_through(&mut disks, 3);
+    }
+}
+
+#[test]
 fn what_waits_for_the_rate_limiter_moves_with_the_disk_and_its_limits() {
     for (engine, way) in [(Choice::Best, Way::Mmio), (Choice::Threads, Way::Pci)] {
         let mut disks = Disks::new(engine, 1);
