@@ -69,6 +69,7 @@ impl Setup {
             next_available: progress.next_available,
             offered: progress.next_available,
             next_used: progress.next_used,
+            placed: 0,
             told: progress.next_used,
             memory: memory.clone(),
         })
@@ -111,6 +112,8 @@ pub struct Queue {
     offered: u16,
     /// The next to give back.
     next_used: u16,
+    /// How many from there on are in the used ring, and not shown to the driver yet.
+    placed: u16,
     /// Which was the next when the driver's wish was asked last.
     told: u16,
     memory: GuestMemoryMmap,
@@ -120,6 +123,11 @@ impl Queue {
     /// The memory that its descriptors speak of.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
+    }
+
+    /// How many entries it has.
+    pub fn size(&self) -> u16 {
+        self.rings.size()
     }
 
     /// How far it has got.
@@ -162,12 +170,41 @@ impl Queue {
     /// # Errors
     /// When `head` is no entry of this queue.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), Broken> {
+        self.place(head, written)?;
+        self.publish()
+    }
+
+    /// Gives a request back that the driver does not see before [`publish`](Self::publish): several are seen at once, or none.
+    ///
+    /// # Errors
+    /// When `head` is no entry of this queue.
+    pub fn place(&mut self, head: u16, written: u32) -> Result<(), Broken> {
         if head >= self.rings.size() {
             return Err(Broken);
         }
-        self.rings.set_used(self.next_used, head, written)?;
-        self.next_used = self.next_used.wrapping_add(1);
-        self.rings.set_used_index(self.next_used)
+        let at = self.next_used.wrapping_add(self.placed);
+        self.rings.set_used(at, head, written)?;
+        self.placed += 1;
+        Ok(())
+    }
+
+    /// Shows the driver what was [placed](Self::place).
+    ///
+    /// # Errors
+    /// When its ring cannot be written.
+    pub fn publish(&mut self) -> Result<(), Broken> {
+        match std::mem::take(&mut self.placed) {
+            0 => Ok(()),
+            placed => {
+                self.next_used = self.next_used.wrapping_add(placed);
+                self.rings.set_used_index(self.next_used)
+            }
+        }
+    }
+
+    /// Whether anything was given back since [`wants_interrupt`](Self::wants_interrupt) was asked last.
+    pub fn has_news(&self) -> bool {
+        self.told != self.next_used
     }
 
     /// Whether the driver wants to hear of what was given back since this was asked last.
