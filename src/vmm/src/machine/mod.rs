@@ -459,6 +459,7 @@ fn role_of(duty: Duty) -> Role {
         Duty::BlockRing => Role::BlockRing,
         Duty::BlockCalls => Role::BlockCalls,
         Duty::Balloon => Role::Balloon,
+        Duty::Net => Role::Net,
     }
 }
 

@@ -57,13 +57,15 @@ pub enum Role {
     BlockCalls,
     /// A memory balloon.
     Balloon,
+    /// A pair of a network card's queues.
+    Net,
     /// The server of the control socket.
     Api,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Machine,
         Self::AttendedMachine,
         Self::RestartingMachine,
@@ -72,6 +74,7 @@ impl Role {
         Self::BlockRing,
         Self::BlockCalls,
         Self::Balloon,
+        Self::Net,
         Self::Api,
     ];
 }

@@ -1,6 +1,7 @@
 //! Every system call that a thread may make once a guest runs, and why. All others are fatal.
 mod api;
 mod balloon;
+mod net;
 
 use serde::Serialize;
 
@@ -454,6 +455,7 @@ pub fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
         Role::BlockRing => [BLOCK, BLOCK_RING, &[]],
         Role::BlockCalls => [BLOCK, BLOCK_CALLS, &[]],
         Role::Balloon => [balloon::RULES, &[], &[]],
+        Role::Net => [net::RULES, &[], &[]],
         Role::Api => [api::RULES, &[], &[]],
     };
     COMMON.iter().chain(own.into_iter().flatten())

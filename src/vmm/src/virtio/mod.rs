@@ -3,6 +3,7 @@ pub mod balloon;
 pub mod block;
 mod config_space;
 mod interrupt;
+pub mod net;
 pub mod queue;
 pub mod transport;
 
@@ -38,11 +39,13 @@ pub enum Duty {
     BlockCalls,
     /// It serves a balloon.
     Balloon,
+    /// It serves a pair of a network card's queues.
+    Net,
 }
 
 impl Duty {
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 }
 
 /// What a thread calls before it serves anybody, to confine itself to its duty.
@@ -58,6 +61,8 @@ pub enum OwnState {
     Balloon(balloon::BalloonState),
     /// A disk's.
     Block(block::DiskState),
+    /// A network card's.
+    Net(net::CardState),
 }
 
 /// A device without its registers: what the transports have in common.
