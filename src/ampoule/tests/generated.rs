@@ -59,6 +59,10 @@ fn the_tables_of_the_reference_are_those_of_the_types() {
         ("drive", drive),
         ("rate-limiter", limiter),
         ("token-bucket", bucket),
+        (
+            "network-interface",
+            &schema["properties"]["network-interfaces"]["items"],
+        ),
     ] {
         replace(&mut text, name, &keys_table(schema));
     }

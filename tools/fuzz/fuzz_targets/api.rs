@@ -68,6 +68,7 @@ fn resources() -> Resources<Fake> {
         devices: Handles {
             disks,
             balloon: Some(balloon.handle()),
+            cards: Vec::new(),
         },
     };
     Resources::new(about, Fake(Cell::new(State::Running)))

@@ -3,6 +3,7 @@
 //! `socket` makes it, before the process is confined; `server` waits for clients, of which `client` is one; `http` makes requests
 //! of their bytes; `resources` answers. No client is waited for: what it has not sent yet, or does not take yet, is left for later.
 mod balloon;
+mod cards;
 mod client;
 mod drives;
 pub mod http;
@@ -19,6 +20,7 @@ use vmm::{
 };
 
 pub use self::{
+    cards::Card,
     drives::Disk,
     resources::{About, Handles, Resources},
     response::{Response, Status},

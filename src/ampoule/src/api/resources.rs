@@ -10,6 +10,7 @@ use vmm::{
 
 use super::{
     balloon,
+    cards::{self, Card},
     drives::{self, Disk},
     http::{Method, Request},
     response::Response,
@@ -32,6 +33,8 @@ pub struct Handles {
     pub disks: Vec<Disk>,
     /// Its balloon.
     pub balloon: Option<Handle>,
+    /// Its network cards.
+    pub cards: Vec<Card>,
 }
 
 /// What the API wants of a machine.
@@ -113,7 +116,6 @@ struct FullConfig<'a> {
     metrics: (),
     mmds_config: (),
     vsock: (),
-    network_interfaces: [(); 0],
     pmem: [(); 0],
 }
 
@@ -173,6 +175,16 @@ impl<V: Vm> Resources<V> {
             (Method::Get | Method::Patch, ("balloon", first, second)) => self
                 .balloon(request, (first, second))
                 .unwrap_or_else(|| unknown(request)),
+            (Method::Patch, ("network-interfaces", Some(id), None)) => {
+                let About {
+                    definition,
+                    devices,
+                    ..
+                } = &mut self.about;
+                with_body(request, |body| {
+                    cards::change(definition, &devices.cards, id, &body)
+                })
+            }
             (Method::Put, ("actions", None, None)) => with_body(request, |body| self.act(body)),
             (Method::Put, (first, ..)) if BEFORE_THE_START.contains(&first) => {
                 Response::fault(format_args!(
@@ -222,7 +234,6 @@ impl<V: Vm> Resources<V> {
             metrics: (),
             mmds_config: (),
             vsock: (),
-            network_interfaces: [],
             pmem: [],
         })
     }

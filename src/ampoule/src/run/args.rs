@@ -5,7 +5,7 @@ use vmm::config::{
     BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, Transport, ValueError, size,
 };
 
-use super::{balloon::BalloonArg, disk::DiskArg};
+use super::{balloon::BalloonArg, disk::DiskArg, net::NetArg};
 use crate::{definition, failure::Failure};
 
 /// Boot a guest and attach to its serial console.
@@ -55,6 +55,14 @@ pub struct RunArgs {
     /// asked to by --api-sock), stats_polling_interval_s=N.
     #[arg(long, value_name = "SIZE[,OPTION…]")]
     pub balloon: Option<BalloonArg>,
+
+    /// Network card on a TAP interface of this host; may be repeated
+    ///
+    /// Options follow the name, after commas: mac=ADDRESS, which the guest then cannot leave, mtu=N, queues=N (pairs, each with a
+    /// thread; the TAP must have multi_queue), id=ID. A TAP that does not exist is made, with the privilege to do so, and is gone at the
+    /// end; to make one for this user: sudo ip tuntap add dev tap0 mode tap user $USER && sudo ip link set tap0 up
+    #[arg(long, value_name = "tap=NAME[,OPTION…]")]
+    pub net: Vec<NetArg>,
 
     /// How the guest finds its devices: at addresses that ACPI tells, or on a PCI bus [default: auto]
     ///
@@ -212,6 +220,9 @@ impl RunArgs {
         put(&mut machine.transport, self.transport.as_ref());
         machine.shared_memory |= self.shared_memory;
         self.add_disks(definition);
+        let first = definition.network_interfaces.len();
+        let own = self.net.iter().zip(first..);
+        (definition.network_interfaces).extend(own.map(|(net, index)| net.interface(index)));
         if let Some(BalloonArg(balloon)) = self.balloon {
             definition.balloon = Some(balloon);
         }

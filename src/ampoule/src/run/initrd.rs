@@ -43,11 +43,7 @@ pub(super) fn open(
         kernel: kernel_path,
         transport,
         file_systems: file_systems(definition),
-        drivers: definition
-            .balloon
-            .iter()
-            .map(|_| "virtio_balloon")
-            .collect(),
+        drivers: drivers(definition),
     };
     let cache = paths.cache.as_ref();
     let cache = cache.map(|cache| Cache::new(cache.join("initramfs"), ".cpio"));
@@ -111,6 +107,13 @@ fn release<'a>(kernel: &'a Kernel, path: &'a Path) -> Option<&'a str> {
         && release.bytes().all(harmless)
         && release.starts_with(|first: char| first.is_ascii_digit());
     sound.then_some(release)
+}
+
+/// The drivers of devices besides disks. The root may have none for this kernel, so that all come along.
+fn drivers(definition: &Definition) -> Vec<&'static str> {
+    let balloon = definition.balloon.iter().map(|_| "virtio_balloon");
+    let cards = (!definition.network_interfaces.is_empty()).then_some("virtio_net");
+    balloon.chain(cards).collect()
 }
 
 /// The file systems that the root may hold: what its image says that it holds, or any, where the root is somewhere else.

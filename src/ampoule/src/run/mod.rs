@@ -6,8 +6,10 @@ pub(crate) mod disk;
 mod ends;
 mod initrd;
 mod keys;
+pub(crate) mod net;
 mod parts;
 mod report;
+mod tap;
 
 use std::{
     ffi::OsStr,

@@ -11,7 +11,7 @@ use vmm::{
     timeline::{Phase, Timeline},
 };
 
-use super::{balloon, disk, initrd};
+use super::{balloon, disk, initrd, net};
 use crate::{api, failure::Failure, files, paths::Paths};
 
 const MIB: u64 = 1 << 20;
@@ -77,6 +77,7 @@ fn open_devices(definition: &Definition) -> Result<(Devices, api::Handles), Fail
         disks,
         ..api::Handles::default()
     };
+    handles.cards = net::open(definition, &mut devices)?;
     if let Some(described) = &definition.balloon {
         let (device, handle) = balloon::open(described)?;
         devices.push(device);

@@ -13,6 +13,7 @@ mod boot_source;
 mod drive;
 mod lifecycle;
 mod machine_config;
+mod network_interface;
 mod not_yet;
 mod rate_limiter;
 #[cfg(feature = "schema")]
@@ -27,6 +28,10 @@ pub use fields::{UnknownName, object};
 pub use lifecycle::{Lifecycle, OnReboot};
 pub use machine_config::{
     CpuTemplate, HugePages, MAX_MEM_SIZE_MIB, MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig, Transport,
+};
+pub use network_interface::{
+    MAX_DEVICE_NAME, MAX_MTU, MAX_NETWORK_INTERFACES, MAX_QUEUE_PAIRS, MIN_MTU, Mac,
+    NetworkInterface, NetworkInterfaceUpdate,
 };
 pub use rate_limiter::{RateLimiter, TokenBucket};
 #[cfg(feature = "schema")]
@@ -68,8 +73,9 @@ pub struct Definition {
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_DRIVES), extend("x-flag" = "--disk")))]
     pub drives: Vec<Drive>,
     /// Network cards.
-    #[serde(default, skip_serializing)]
-    network_interfaces: ListNotYet,
+    #[serde(default, deserialize_with = "objects")]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_NETWORK_INTERFACES), extend("x-flag" = "--net")))]
+    pub network_interfaces: Vec<NetworkInterface>,
     /// Persistent memory devices.
     #[serde(default, skip_serializing)]
     pmem: ListNotYet,
@@ -107,7 +113,7 @@ impl Definition {
     /// Whether the guest gets any virtio device.
     #[must_use]
     pub fn has_devices(&self) -> bool {
-        !self.drives.is_empty() || self.balloon.is_some()
+        !self.drives.is_empty() || !self.network_interfaces.is_empty() || self.balloon.is_some()
     }
 
     /// How the guest finds its devices, as far as there is a bus to look for them on: not on PCI when there are none, nor when the
@@ -130,7 +136,7 @@ impl Definition {
             machine_config: MachineConfig::default(),
             lifecycle: Lifecycle::default(),
             drives: Vec::new(),
-            network_interfaces: ListNotYet::default(),
+            network_interfaces: Vec::new(),
             pmem: ListNotYet::default(),
             vsock: SectionNotYet::default(),
             balloon: None,

@@ -212,7 +212,6 @@ fn a_balloon_is_no_larger_than_the_guest() {
 #[test]
 fn parts_that_do_not_exist_yet_are_refused_by_name() {
     for (key, value) in [
-        ("network-interfaces", json!([{}])),
         ("pmem", json!([1])),
         ("vsock", json!({ "guest_cid": 3 })),
         ("entropy", json!({})),
@@ -319,4 +318,58 @@ fn a_drive_of_firecracker_s_is_a_drive_here() {
         "root=PARTUUID=0eaa91a0-01 ro"
     );
     assert_eq!(boot_args::root_of(data).to_string(), "root=/dev/vda rw");
+}
+
+#[test]
+fn network_cards_are_read_and_checked() {
+    let card = json!({
+        "iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:AC:10:00:02", "mtu": 1500,
+        "rx_rate_limiter": { "bandwidth": { "size": 10, "refill_time": 1 } }, "tx_rate_limiter": null,
+    });
+    let definition = read(with("network-interfaces", json!([card]))).unwrap();
+    assert!(definition.validate().is_ok());
+    let interface = &definition.network_interfaces[0];
+    assert_eq!(
+        interface.guest_mac.unwrap().to_string(),
+        "06:00:ac:10:00:02"
+    );
+    assert!(interface.tx_rate_limiter.is_unlimited() && !interface.rx_rate_limiter.is_unlimited());
+    for (key, wrong) in [
+        ("guest_mac", json!("01:00:00:00:00:01")),
+        ("guest_mac", json!(7)),
+        ("mtu", json!(67)),
+        ("mtu", json!(65536)),
+        ("queues", json!(17)),
+        ("speed", json!(1)),
+    ] {
+        let mut card = card.clone();
+        card[key] = wrong;
+        assert!(
+            read(with("network-interfaces", json!([card]))).is_err(),
+            "{card}"
+        );
+    }
+    let complaint = |changed: serde_json::Value| {
+        let cards = json!([card, changed]);
+        complaints(&read(with("network-interfaces", cards)).unwrap())
+    };
+    let of = |id: &str, tap: &str| json!({ "iface_id": id, "host_dev_name": tap });
+    assert_eq!(complaint(of("eth1", "tap1")), Vec::<String>::new());
+    for (changed, key) in [
+        (of("eth0", "tap1"), "iface_id"),
+        (of("a b", "tap1"), "iface_id"),
+        (of("eth1", "tap0"), "host_dev_name"),
+        (of("eth1", "tap%d"), "host_dev_name"),
+        (of("eth1", "a name of 16 char"), "host_dev_name"),
+        (of("eth1", ""), "host_dev_name"),
+    ] {
+        let said = complaint(changed);
+        assert!(
+            said.len() == 1 && said[0].contains(&format!("network-interfaces[1].{key}")),
+            "{said:?}"
+        );
+    }
+    let mut same = of("eth1", "tap1");
+    same["guest_mac"] = json!("06:00:ac:10:00:02");
+    assert!(complaint(same)[0].contains("network-interfaces[1].guest_mac"));
 }

@@ -1,8 +1,10 @@
 //! What must hold of a definition beyond its types.
 use super::fields::whole_from;
 use super::{
-    Balloon, BootSource, Definition, Drive, HugePages, MAX_DRIVES, MAX_MEM_SIZE_MIB, MAX_QUEUES,
-    MAX_SERIAL, MAX_STATS_INTERVAL, MAX_VCPUS, MIN_MEM_SIZE_MIB, MachineConfig, boot_args,
+    Balloon, BootSource, Definition, Drive, HugePages, MAX_DEVICE_NAME, MAX_DRIVES,
+    MAX_MEM_SIZE_MIB, MAX_MTU, MAX_NETWORK_INTERFACES, MAX_QUEUE_PAIRS, MAX_QUEUES, MAX_SERIAL,
+    MAX_STATS_INTERVAL, MAX_VCPUS, MIN_MEM_SIZE_MIB, MIN_MTU, MachineConfig, NetworkInterface,
+    boot_args,
 };
 use std::{borrow::Cow, fmt, path::Path};
 
@@ -91,14 +93,27 @@ impl Definition {
         check_boot_source(&self.boot_source, &mut errors);
         check_machine_config(&self.machine_config, &mut errors);
         check_drives(&self.drives, &mut errors);
+        check_network_interfaces(&self.network_interfaces, &mut errors);
         if let Some(balloon) = &self.balloon {
             check_balloon(balloon, self.machine_config.mem_size_mib, &mut errors);
         }
+        self.check_places(&mut errors);
         self.check_not_yet(&mut errors);
         if errors.is_empty() {
             Ok(())
         } else {
             Err(errors)
+        }
+    }
+
+    /// Each device has a place and an interrupt of its own.
+    fn check_places(&self, errors: &mut Vec<ValueError>) {
+        let others = self.network_interfaces.len() + usize::from(self.balloon.is_some());
+        let devices = self.drives.len() + others;
+        if devices > MAX_DRIVES && !self.network_interfaces.is_empty() {
+            let found = format!("{devices} devices with the drives");
+            let expected = format!("at most {MAX_DRIVES}");
+            errors.push(unfit(&["network-interfaces"], found, expected));
         }
     }
 
@@ -108,7 +123,6 @@ impl Definition {
             errors.push(not_yet(&["machine-config", "track_dirty_pages"]));
         }
         let parts = [
-            ("network-interfaces", self.network_interfaces.used),
             ("pmem", self.pmem.used),
             ("vsock", self.vsock.used),
             ("entropy", self.entropy.used),
@@ -270,6 +284,70 @@ fn check_balloon(balloon: &Balloon, memory: u64, errors: &mut Vec<ValueError>) {
             balloon.stats_polling_interval_s.to_string(),
             whole_from(0, MAX_STATS_INTERVAL),
         ));
+    }
+}
+
+fn check_network_interfaces(interfaces: &[NetworkInterface], errors: &mut Vec<ValueError>) {
+    if interfaces.len() > MAX_NETWORK_INTERFACES {
+        let found = format!("{} of them", interfaces.len());
+        let expected = format!("at most {MAX_NETWORK_INTERFACES}");
+        errors.push(unfit(&["network-interfaces"], found, expected));
+    }
+    for (index, interface) in interfaces.iter().enumerate() {
+        check_network_interface(interface, index, &interfaces[..index], errors);
+    }
+}
+
+/// Checks a card by itself, and beside those before it.
+fn check_network_interface(
+    interface: &NetworkInterface,
+    index: usize,
+    before: &[NetworkInterface],
+    errors: &mut Vec<ValueError>,
+) {
+    let at = |key: &'static str| {
+        KeyPath(vec![
+            "network-interfaces".into(),
+            index.to_string().into(),
+            key.into(),
+        ])
+    };
+    let id = &interface.iface_id;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if id.is_empty() || !id.bytes().all(fits) {
+        let expected = "letters, digits and `_`".into();
+        errors.push(unfit(at("iface_id"), format!("{id:?}"), expected));
+    } else if before.iter().any(|other| other.iface_id == *id) {
+        let expected = "an id that no card before has".into();
+        errors.push(unfit(at("iface_id"), format!("{id:?}"), expected));
+    }
+    let name = &interface.host_dev_name;
+    // As Linux has it; a `%` would ask for a number in its place.
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
+    let sound = (1..=MAX_DEVICE_NAME).contains(&name.len()) && name.bytes().all(fits);
+    if !sound || [".", ".."].contains(&name.as_str()) {
+        let expected = format!("an interface's name of 1 to {MAX_DEVICE_NAME} characters");
+        errors.push(unfit(at("host_dev_name"), format!("{name:?}"), expected));
+    } else if before.iter().any(|other| other.host_dev_name == *name) {
+        let expected = "a TAP that no card before has".into();
+        errors.push(unfit(at("host_dev_name"), format!("{name:?}"), expected));
+    }
+    if let Some(mac) = interface.guest_mac
+        && before.iter().any(|other| other.guest_mac == Some(mac))
+    {
+        let expected = "an address that no card before has".into();
+        errors.push(unfit(at("guest_mac"), format!("\"{mac}\""), expected));
+    }
+    let numbers = [
+        ("mtu", interface.mtu, MIN_MTU, MAX_MTU),
+        ("queues", interface.queues, 1, MAX_QUEUE_PAIRS),
+    ];
+    for (key, value, min, max) in numbers {
+        if let Some(value) = value
+            && !(min..=max).contains(&value.into())
+        {
+            errors.push(unfit(at(key), value.to_string(), whole_from(min, max)));
+        }
     }
 }
 

@@ -4,8 +4,11 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use vmm::{
-    config::{BootSource, Drive},
-    virtio::block::{Block, Cache, Choice, Image, Options},
+    config::{BootSource, Drive, NetworkInterface},
+    virtio::{
+        block::{Block, Cache, Choice, Image, Options},
+        net,
+    },
 };
 
 use super::*;
@@ -74,6 +77,7 @@ pub(in crate::api) fn resources(drives: Vec<Drive>) -> Resources<Fake> {
         }
     });
     let devices = Handles {
+        cards: Vec::new(),
         disks: disks.collect(),
         balloon: None,
     };
@@ -368,5 +372,60 @@ fn a_drive_is_named_twice_alike() {
             &ask(&mut resources, &format!("PATCH /drives/{id}"), body),
             why,
         );
+    }
+}
+
+#[test]
+fn a_card_s_limits_are_changed_one_by_one() {
+    let mut resources = resources(Vec::new());
+    let (tap, _host) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let options = net::Options {
+        taps: vec![net::Tap::stand_in(tap.into())],
+        mac: [2; 6],
+        pinned: false,
+        mtu: 1500,
+        id: "n".into(),
+    };
+    let net = net::Net::new(options, "net0".into()).unwrap();
+    let interface = NetworkInterface::new("n", "tap0");
+    resources
+        .about
+        .definition
+        .network_interfaces
+        .push(interface);
+    resources.about.devices.cards.push(Card {
+        id: "n".into(),
+        handle: net.handle(),
+    });
+    let path = "PATCH /network-interfaces/n";
+    let mut patched = |body: Value| {
+        assert_eq!(
+            ask(&mut resources, path, &body.to_string()),
+            Response::done()
+        );
+        let config = json_of(&ask(&mut resources, "GET /vm/config", ""));
+        config["network-interfaces"][0].clone()
+    };
+    let slow = json!({"size": 1000, "refill_time": 100});
+    let lifted = json!({"size": 0, "refill_time": 0});
+    let limited = patched(json!({"iface_id": "n", "tx_rate_limiter": {"ops": slow}}));
+    assert_eq!(limited["tx_rate_limiter"], json!({"ops": slow}));
+    assert_eq!(limited["rx_rate_limiter"], Value::Null);
+    let both = patched(json!({"iface_id": "n", "rx_rate_limiter": {"bandwidth": slow}}));
+    assert_eq!(both["tx_rate_limiter"], json!({"ops": slow}));
+    assert_eq!(both["rx_rate_limiter"], json!({"bandwidth": slow}));
+    let none = patched(json!({"iface_id": "n", "rx_rate_limiter": {"bandwidth": lifted}}));
+    assert_eq!(none["rx_rate_limiter"], Value::Null);
+    for (path, body, why) in [
+        (path, r#"{"iface_id": "m"}"#, "the body says"),
+        (
+            "PATCH /network-interfaces/m",
+            r#"{"iface_id": "m"}"#,
+            "there is no network interface",
+        ),
+        (path, r#"{"iface_id": "n", "mtu": 9000}"#, "unknown field"),
+    ] {
+        let refused = format!("{:?}", ask(&mut resources, path, body));
+        assert!(refused.contains(why), "{refused}");
     }
 }

@@ -1,0 +1,207 @@
+//! Network cards: what `--net` says, and the TAPs that it names, opened.
+use std::{
+    str::FromStr,
+    sync::{Arc, Mutex},
+};
+
+use vmm::{
+    config::{Definition, MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, Mac, NetworkInterface, RateLimiter},
+    virtio::{
+        net::{Change, Net, Options, address_seed},
+        transport::SharedDevice,
+    },
+};
+
+use super::{disk, tap};
+use crate::{api, failure::Failure};
+
+/// `tap=NAME[,mac=ADDRESS][,mtu=N][,queues=N][,id=ID]`. Without an id, its place among the cards is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetArg {
+    tap: String,
+    id: Option<String>,
+    mac: Option<Mac>,
+    mtu: Option<u16>,
+    queues: Option<u16>,
+}
+
+impl FromStr for NetArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut net = Self {
+            tap: String::new(),
+            id: None,
+            mac: None,
+            mtu: None,
+            queues: None,
+        };
+        for part in text.split(',') {
+            net.option(part)?;
+        }
+        match net.tap.is_empty() {
+            true => Err("the name of a TAP interface is missing: tap=tap0".into()),
+            false => Ok(net),
+        }
+    }
+}
+
+impl NetArg {
+    fn option(&mut self, text: &str) -> Result<(), String> {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        match (key, value) {
+            ("tap" | "id" | "mac" | "mtu" | "queues", "") => {
+                return Err(format!("{key}: a value is missing"));
+            }
+            ("tap", value) => self.tap = value.into(),
+            ("id", value) => self.id = Some(value.into()),
+            ("mac", value) => {
+                let wrong = |error| format!("mac={value}: {error}");
+                self.mac = Some(value.parse().map_err(wrong)?);
+            }
+            ("mtu", value) => self.mtu = Some(number(key, value, MIN_MTU, MAX_MTU)?),
+            ("queues", value) => self.queues = Some(number(key, value, 1, MAX_QUEUE_PAIRS)?),
+            _ => {
+                return Err(format!(
+                    "{text}: no such option (there are tap=, mac=, mtu=, queues=, id=)"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The card that it stands for, as number `index` of the machine's.
+    pub fn interface(&self, index: usize) -> NetworkInterface {
+        let id = self.id.clone().unwrap_or_else(|| format!("net{index}"));
+        let mut interface = NetworkInterface::new(id, &self.tap);
+        interface.guest_mac = self.mac;
+        interface.mtu = self.mtu;
+        interface.queues = self.queues;
+        interface
+    }
+}
+
+fn number(key: &str, value: &str, min: u64, max: u64) -> Result<u16, String> {
+    let number = value.parse().ok();
+    let number = number.filter(|number| (min..=max).contains(&u64::from(*number)));
+    number.ok_or_else(|| format!("{key}={value}: expected a number from {min} to {max}"))
+}
+
+/// Opens the TAPs of the definition's cards, which become `devices` behind those that there are; what they are changed by.
+///
+/// # Errors
+/// When one cannot be had, or is in use.
+pub(super) fn open(
+    definition: &Definition,
+    devices: &mut Vec<SharedDevice>,
+) -> Result<Vec<api::Card>, Failure> {
+    let mut cards = Vec::new();
+    for (interface, index) in definition.network_interfaces.iter().zip(0u32..) {
+        let net = open_card(interface, index)?;
+        let handle = net.handle();
+        let (bandwidth, ops) = limits(&interface.rx_rate_limiter);
+        handle.limit_rx(bandwidth, ops);
+        let (bandwidth, ops) = limits(&interface.tx_rate_limiter);
+        handle.limit_tx(bandwidth, ops);
+        devices.push(Arc::new(Mutex::new(net)));
+        cards.push(api::Card {
+            id: interface.iface_id.clone(),
+            handle,
+        });
+    }
+    Ok(cards)
+}
+
+fn open_card(interface: &NetworkInterface, index: u32) -> Result<Net, Failure> {
+    let name = &interface.host_dev_name;
+    let what = || format!("TAP {name}");
+    let opened = tap::open(name, interface.queues.unwrap_or(1), interface.mtu)
+        .map_err(|error| Failure::new(what(), error.why).hint_if(error.hint))?;
+    let mtu = interface.mtu.unwrap_or(opened.mtu);
+    if mtu > opened.mtu {
+        eprintln!(
+            "ampoule: note: TAP {name} takes packets of {} bytes, less than mtu={mtu} (hint: sudo ip link set {name} mtu {mtu})",
+            opened.mtu
+        );
+    }
+    if !opened.made && !opened.up {
+        eprintln!("ampoule: note: TAP {name} is down (hint: sudo ip link set {name} up)");
+    }
+    let options = Options {
+        taps: opened.taps,
+        mac: interface
+            .guest_mac
+            .unwrap_or_else(|| made_up(interface))
+            .bytes(),
+        pinned: interface.guest_mac.is_some(),
+        mtu,
+        id: interface.iface_id.clone(),
+    };
+    Net::new(options, format!("net{index}")).map_err(|error| Failure::new(what(), error))
+}
+
+/// An address that is the same at each start, and on no other host.
+fn made_up(interface: &NetworkInterface) -> Mac {
+    // A host without an identity has its names.
+    let host = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let parts = [host.trim(), &interface.host_dev_name, &interface.iface_id];
+    Mac::local(address_seed(&parts))
+}
+
+/// Both limits of `limiter`, set or lifted.
+fn limits(limiter: &RateLimiter) -> (Change, Change) {
+    let [bandwidth, ops] = [&limiter.bandwidth, &limiter.ops];
+    (
+        Some(bandwidth.as_ref().map(disk::rate)),
+        Some(ops.as_ref().map(disk::rate)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_enough() {
+        let interface = "tap=tap0".parse::<NetArg>().unwrap().interface(2);
+        assert_eq!(interface, NetworkInterface::new("net2", "tap0"));
+    }
+
+    #[test]
+    fn options_follow() {
+        let text = "tap=t,mac=06:00:ac:10:00:02,mtu=9000,queues=2,id=a";
+        let interface = text.parse::<NetArg>().unwrap().interface(0);
+        assert_eq!(
+            interface.guest_mac.unwrap().to_string(),
+            "06:00:ac:10:00:02"
+        );
+        assert_eq!((interface.mtu, interface.queues), (Some(9000), Some(2)));
+        assert_eq!(interface.iface_id, "a");
+    }
+
+    #[test]
+    fn what_is_no_option_is_refused() {
+        for text in [
+            "",
+            "tap0",
+            "tap=",
+            "mac=06:00:ac:10:00:02",
+            "tap=t,mac=x",
+            "tap=t,mac=01:00:ac:10:00:02",
+            "tap=t,mtu=67",
+            "tap=t,mtu=65536",
+            "tap=t,queues=0",
+            "tap=t,queues=17",
+            "tap=t,speed=1",
+        ] {
+            assert!(text.parse::<NetArg>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_was_made_up_stays() {
+        let one = made_up(&NetworkInterface::new("a", "tap0"));
+        assert_eq!(one, made_up(&NetworkInterface::new("a", "tap0")));
+        assert_ne!(one, made_up(&NetworkInterface::new("a", "tap1")));
+    }
+}
