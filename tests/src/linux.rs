@@ -25,6 +25,8 @@ pub enum Image {
     DriversInitrd,
     /// The same with fio.
     FioInitrd,
+    /// The same with iperf3 and nginx.
+    NetInitrd,
 }
 
 impl Image {
@@ -42,6 +44,7 @@ impl Image {
             Self::Initrd => "AMPOULE_TEST_INITRD",
             Self::DriversInitrd => "AMPOULE_TEST_INITRD_DRIVERS",
             Self::FioInitrd => "AMPOULE_TEST_INITRD_FIO",
+            Self::NetInitrd => "AMPOULE_TEST_INITRD_NET",
         };
         match env::var_os(variable) {
             Some(path) => path.into(),

@@ -1,0 +1,554 @@
+//! Network cards: what a guest sends is what this side of its TAP receives, and the other way round.
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Child, Command, Output},
+};
+
+use ampoule_tests::{
+    Guest, Launch,
+    api::Socket,
+    linux::{Image, Linux, linux},
+    wait_until,
+};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+const HOST: &str = "10.9.0.1";
+const GUEST: &str = "10.9.0.2";
+
+/// From here on this thread, and what it starts, has a network of its own.
+fn namespace() {
+    // SAFETY: nothing of this process is shared that a network namespace is about.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("the lab lets tests do so");
+    ip("link set lo up");
+}
+
+fn ip(words: &str) {
+    let output = Command::new("ip").args(words.split_whitespace()).output();
+    let output = output.expect("iproute2 is installed");
+    assert!(output.status.success(), "ip {words}: {output:?}");
+}
+
+/// A TAP with this side's address.
+fn tap(name: &str, more: &str, mtu: u32) {
+    ip(&format!("tuntap add dev {name} mode tap {more}"));
+    ip(&format!("addr add {HOST}/24 dev {name}"));
+    ip(&format!("link set {name} mtu {mtu} up"));
+}
+
+fn is_stock() -> bool {
+    Image::Given.path() == Image::Cloud.path()
+}
+
+/// A guest with drivers, and a card.
+fn with_net(options: &str) -> Linux {
+    let guest = linux().initrd(Image::DriversInitrd);
+    guest.with_more(&format!("--net {options}"))
+}
+
+/// The same, with programs that use the network.
+fn loaded(options: &str) -> Linux {
+    let guest = linux().initrd(Image::NetInitrd);
+    let guest = guest.with("--memory 512M");
+    let guest = guest.with_more(&format!("--net {options}"));
+    match is_stock() {
+        // The own kernel has no driver for it.
+        true => guest.with("--transport pci"),
+        false => guest,
+    }
+}
+
+/// Brings the card up, in the guest.
+const UP: &str = "ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up";
+
+/// A guest at its shell, with its card up.
+fn start(guest: Linux) -> Guest {
+    let mut guest = guest.start();
+    guest.wait_for("user space");
+    guest.wait_for("# ");
+    run(&mut guest, UP);
+    guest
+}
+
+/// Has the guest run a command to its end.
+fn run(guest: &mut Guest, command: &str) {
+    guest.type_line(&format!("{command}; echo en''ded=$?"));
+    guest.wait_for("ended=0");
+}
+
+fn power_off(mut guest: Guest) {
+    guest.type_line("poweroff -f");
+    let finished = guest.finish();
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+}
+
+/// A program of Debian's, as the guests have it.
+fn program(name: &str) -> Command {
+    let tree = PathBuf::from(env::var_os("AMPOULE_TEST_NET").expect("AMPOULE_TEST_NET is set"));
+    let mut command = Command::new(tree.join("lib64/ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(tree.join("lib"));
+    command.arg(tree.join("bin").join(name));
+    command
+}
+
+fn succeed(command: &mut Command) -> String {
+    let output = command.output().expect("it runs");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Whether the guest answers.
+fn answers(size: u32) -> bool {
+    let size = size.to_string();
+    let ping = ["-c", "1", "-W", "2", "-s", &size, GUEST];
+    let output: Output = Command::new("busybox")
+        .arg("ping")
+        .args(ping)
+        .output()
+        .expect("busybox");
+    output.status.success()
+}
+
+/// The guest answers, once its link is up.
+fn reach(size: u32) {
+    wait_until("the guest answers", || answers(size));
+}
+
+#[test]
+fn a_guest_pings_and_is_pinged() {
+    for transport in ["mmio", "pci"] {
+        if transport == "pci" && !is_stock() {
+            continue; // The own kernel has no driver for it.
+        }
+        namespace();
+        tap("tap0", "", 1500);
+        let guest =
+            with_net("tap=tap0,mac=06:00:ac:10:00:02").with(&format!("--transport {transport}"));
+        let mut guest = start(guest);
+        run(
+            &mut guest,
+            &format!("ping -c 2 {HOST} && ping -c 1 -s 9000 {HOST}"),
+        );
+        run(
+            &mut guest,
+            "grep 06:00:ac:10:00:02 /sys/class/net/eth0/address",
+        );
+        for size in [56, 1472, 20_000] {
+            reach(size);
+        }
+        power_off(guest);
+    }
+}
+
+#[test]
+fn a_tap_that_is_not_there_is_made_and_gone_at_the_end() {
+    namespace();
+    let mut guest = start(with_net("tap=made0,mtu=1400"));
+    ip(&format!("addr add {HOST}/24 dev made0"));
+    run(&mut guest, "grep 1400 /sys/class/net/eth0/mtu");
+    run(&mut guest, &format!("ping -c 1 {HOST}"));
+    power_off(guest);
+    let there = Command::new("ip").args(["link", "show", "made0"]).output();
+    assert!(!there.expect("iproute2").status.success());
+}
+
+/// Moves bytes both ways by TCP and by UDP.
+fn measure(queues: u32, mtu: u32, parallel: u32) {
+    namespace();
+    let several = if queues > 1 { "multi_queue" } else { "" };
+    tap("tap0", several, mtu);
+    let guest = loaded(&format!("tap=tap0,queues={queues}")).with(&format!("--cpus {queues}"));
+    let mut guest = start(guest);
+    run(
+        &mut guest,
+        &format!("grep {mtu} /sys/class/net/eth0/mtu && iperf3 -s -D"),
+    );
+    if queues > 1 {
+        run(
+            &mut guest,
+            &format!("[ $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l) = {queues} ]"),
+        );
+    }
+    let parallel = parallel.to_string();
+    for way in ["--bidir", "--reverse", "--get-server-output"] {
+        let tcp = [
+            "--client",
+            GUEST,
+            "--json",
+            "--bytes",
+            "4M",
+            "--parallel",
+            &parallel,
+            way,
+        ];
+        let report = succeed(program("iperf3").args(tcp));
+        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+        let received = report["end"]["sum_received"]["bytes"].as_u64();
+        assert!(received >= Some(256 << 10), "{way}: {report}");
+    }
+    for way in ["--reverse", "--get-server-output"] {
+        let udp = [
+            "--client",
+            GUEST,
+            "--json",
+            "--udp",
+            "--bitrate",
+            "8M",
+            "--time",
+            "2",
+            way,
+        ];
+        let report = succeed(program("iperf3").args(udp));
+        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+        let packets = report["end"]["sum"]["packets"].as_u64().unwrap_or(0);
+        let lost = report["end"]["sum"]["lost_packets"]
+            .as_u64()
+            .unwrap_or(u64::MAX);
+        assert!(packets > 100 && lost < packets / 2, "{way}: {report}");
+    }
+    power_off(guest);
+}
+
+#[test]
+fn bytes_go_both_ways_by_one_queue() {
+    measure(1, 9000, 1);
+}
+
+#[test]
+fn bytes_go_both_ways_by_two_queues() {
+    measure(2, 1500, 4);
+}
+
+/// Bytes of what a web server serves: 100 MB where there is time.
+fn big() -> u64 {
+    match env::var_os("AMPOULE_TEST_FULL") {
+        Some(_) => 100_000_000,
+        None => 16_000_000,
+    }
+}
+
+/// A web server in a guest, with so many bytes of which no two blocks are alike.
+fn serve(guest: &mut Guest) {
+    let bytes = big();
+    run(
+        guest,
+        &format!(
+            "mkdir -p /www; mount -t tmpfs tmpfs /www; seq 10000000 10500000 | head -c 4000000 >/www/part; for i in $(seq 25); do echo $i; \
+             cat /www/part; done | head -c {bytes} >/www/big; rm /www/part; echo hello >/www/small"
+        ),
+    );
+    run(guest, "nginx");
+}
+
+#[test]
+fn a_web_server_gives_what_it_has_to_many() {
+    namespace();
+    tap("tap0", "", 1500);
+    let mut guest = start(loaded("tap=tap0"));
+    serve(&mut guest);
+    let big = format!("http://{GUEST}/big");
+    let file = tempfile::NamedTempFile::new_in("/scratch").expect("there is room");
+    let path = file.path().to_str().expect("a plain path");
+    succeed(Command::new("curl").args(["--silent", "--fail", "--output", path, &big]));
+    let sum = succeed(Command::new("md5sum").arg(path));
+    let sum = sum.split(' ').next().expect("a sum").to_owned();
+    run(&mut guest, &format!("md5sum /www/big | grep {sum}"));
+    // The same the other way, byte by byte.
+    succeed(Command::new("curl").args([
+        "--silent",
+        "--fail",
+        "--upload-file",
+        path,
+        &format!("http://{GUEST}/copy"),
+    ]));
+    run(&mut guest, "cmp /www/big /www/copy");
+    let load = [
+        "-t",
+        "1",
+        "-c",
+        "1000",
+        "-d",
+        "5",
+        "--timeout",
+        "60",
+        &format!("http://{GUEST}/small"),
+    ];
+    let report = succeed(program("wrk").args(load));
+    assert!(
+        report.contains("requests in") && !report.contains("Socket errors"),
+        "{report}"
+    );
+    assert!(!report.contains("Non-2xx"), "{report}");
+    power_off(guest);
+}
+
+#[test]
+fn a_driver_goes_and_comes_back() {
+    namespace();
+    tap("tap0", "", 1500);
+    let mut guest = start(with_net("tap=tap0"));
+    for _ in 0..3 {
+        run(
+            &mut guest,
+            "cd /sys/bus/virtio/drivers/virtio_net && D=$(echo virtio*) && echo $D >unbind && [ ! -e /sys/class/net/eth0 ] && echo $D >bind",
+        );
+        run(&mut guest, UP);
+        reach(1000);
+        run(&mut guest, &format!("ping -c 1 -s 5000 {HOST}"));
+    }
+    power_off(guest);
+}
+
+#[test]
+fn a_guest_cannot_send_from_another_address_than_its_own() {
+    namespace();
+    tap("tap0", "", 1500);
+    let mut guest = start(with_net("tap=tap0,mac=06:00:ac:10:00:02"));
+    reach(56);
+    run(
+        &mut guest,
+        "ip link set eth0 down; ip link set eth0 address 06:00:ac:10:00:03; ip link set eth0 up",
+    );
+    ip("neigh flush dev tap0");
+    assert!(!answers(56));
+    run(
+        &mut guest,
+        "ip link set eth0 down; ip link set eth0 address 06:00:ac:10:00:02; ip link set eth0 up",
+    );
+    reach(56);
+    power_off(guest);
+    // Without one that is pinned it may have any.
+    namespace();
+    tap("tap0", "", 1500);
+    let mut guest = start(with_net("tap=tap0"));
+    run(
+        &mut guest,
+        "ip link set eth0 down; ip link set eth0 address 06:00:ac:10:00:03; ip link set eth0 up",
+    );
+    reach(56);
+    power_off(guest);
+}
+
+#[test]
+fn a_tap_that_is_deleted_is_a_link_that_is_down() {
+    namespace();
+    tap("tap0", "", 1500);
+    let mut guest = start(with_net("tap=tap0"));
+    reach(56);
+    ip("link delete tap0");
+    run(
+        &mut guest,
+        &format!(
+            "ping -c 1 -W 1 {HOST}; until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do :; done"
+        ),
+    );
+    guest.wait_for_message("its interface is gone");
+    run(&mut guest, "echo it lives");
+    power_off(guest);
+}
+
+/// Starts fetching 100 MB from a guest.
+fn fetch(path: &str) -> Child {
+    let big = format!("http://{GUEST}/big");
+    let words = ["--silent", "--fail", "--output", path, &big];
+    Command::new("curl").args(words).spawn().expect("curl runs")
+}
+
+fn length(path: &str) -> u64 {
+    fs::metadata(path).map_or(0, |data| data.len())
+}
+
+#[test]
+fn a_transfer_survives_pauses_and_follows_its_limits() {
+    namespace();
+    tap("tap0", "", 1500);
+    let socket = Socket::default();
+    let guest = loaded("tap=tap0,id=n").with_more(&format!("--api-sock {}", socket.argument()));
+    let mut guest = start(guest);
+    serve(&mut guest);
+    let file = tempfile::NamedTempFile::new_in("/scratch").expect("there is room");
+    let path = file.path().to_str().expect("a plain path").to_owned();
+    let patch = |path: &str, body: &str| {
+        let answer = socket.ask("PATCH", path, body);
+        assert_eq!(answer.status, 204, "{answer:?}");
+    };
+    // A mebibyte a second: it takes until the limit goes.
+    let limit = |size: u64| {
+        let body = format!(
+            r#"{{"iface_id": "n", "tx_rate_limiter": {{"bandwidth": {{"size": {size}, "refill_time": 1000}}}}}}"#
+        );
+        patch("/network-interfaces/n", &body);
+    };
+    limit(1 << 20);
+    let mut transfer = fetch(&path);
+    wait_until("bytes come", || length(&path) > 1 << 18);
+    assert!(transfer.try_wait().expect("a child").is_none() && length(&path) < big() / 2);
+    for _ in 0..3 {
+        patch("/vm", r#"{"state": "Paused"}"#);
+        let before = length(&path);
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert!(length(&path) < before + (4 << 20));
+        patch("/vm", r#"{"state": "Resumed"}"#);
+    }
+    limit(0);
+    assert!(transfer.wait().expect("a child").success());
+    let sum = succeed(Command::new("md5sum").arg(&path));
+    let sum = sum.split(' ').next().expect("a sum").to_owned();
+    run(&mut guest, &format!("md5sum /www/big | grep {sum}"));
+    power_off(guest);
+}
+
+/// What is said of a card that cannot be had.
+fn refusal(command: Command) -> String {
+    let mut guest = Launch::command(command).start();
+    guest.close_input();
+    let finished = guest.finish();
+    assert_eq!(finished.code, 125, "{}", finished.stderr);
+    finished.stderr
+}
+
+fn ampoule(prefix: &[&str], net: &str) -> Command {
+    let program = ampoule_tests::ampoule();
+    let mut words = prefix.to_vec();
+    words.push(program.to_str().expect("a plain path"));
+    let mut command = Command::new(words[0]);
+    let kernel = Image::Given.path();
+    command
+        .args(&words[1..])
+        .arg("run")
+        .arg("--kernel")
+        .arg(kernel);
+    command.args(["--net", net]);
+    command
+}
+
+#[test]
+fn what_cannot_be_a_card_is_refused_with_what_to_do() {
+    namespace();
+    ip("tuntap add dev tun0 mode tun");
+    ip("link add br0 type bridge");
+    ip("tuntap add dev tap0 mode tap");
+    ip("tuntap add dev theirs mode tap user 12345");
+    let holder = start(with_net("tap=busy0"));
+    let unprivileged = [
+        "setpriv",
+        "--bounding-set=-net_admin",
+        "--inh-caps=-net_admin",
+    ];
+    for (prefix, net, expected) in [
+        (
+            &[][..],
+            "tap=tun0",
+            "TAP tun0: it is a TUN interface, and no TAP",
+        ),
+        (&[], "tap=br0", "TAP br0: it is no TAP interface"),
+        (&[], "tap=busy0", "TAP busy0: another program is using it"),
+        (
+            &[],
+            "tap=tap0,queues=2",
+            "TAP tap0: it is not made for 2 queues (hint: sudo ip tuntap del",
+        ),
+        (
+            &unprivileged,
+            "tap=new0",
+            "TAP new0: there is no such TAP interface, and this user may not make one (hint: sudo ip tuntap add dev new0 mode tap user $USER && sudo ip link set new0 up)",
+        ),
+        (
+            &unprivileged,
+            "tap=theirs",
+            "TAP theirs: it is another user's (hint: sudo ip tuntap del dev theirs mode tap; sudo",
+        ),
+    ] {
+        let said = refusal(ampoule(prefix, net));
+        assert!(said.starts_with(&format!("ampoule: {expected}")), "{said}");
+    }
+    power_off(holder);
+}
+
+/// The thread of a guest's process that is called `name`.
+fn thread(guest: &Guest, name: &str) -> String {
+    let tasks = format!("/proc/{}/task", guest.pid().as_raw_nonzero());
+    let tasks = fs::read_dir(tasks).expect("it runs");
+    let mut ids = tasks.filter_map(|task| Some(task.ok()?.path()));
+    let named = |path: &PathBuf| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
+    };
+    let path = ids.find(named).expect("there is such a thread");
+    let id = path.file_name().expect("a number");
+    id.to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_card_uses_every_rule_of_its_own_and_no_other_call() {
+    namespace();
+    tap("tap0", "", 1500);
+    let mut guest = start(with_net("tap=tap0"));
+    let file = tempfile::NamedTempFile::new().expect("there is room");
+    let path = file.path().to_str().expect("a plain path");
+    let words = ["-X", "raw", "-o", path, "-p", &thread(&guest, "net0")];
+    let mut strace = Command::new("strace")
+        .args(words)
+        .spawn()
+        .expect("strace runs");
+    let trace = || fs::read_to_string(path).unwrap_or_default();
+    wait_until("the thread is traced", || {
+        answers(56);
+        trace().contains("writev(")
+    });
+    run(
+        &mut guest,
+        "cd /sys/bus/virtio/drivers/virtio_net && D=$(echo virtio*) && echo $D >unbind && echo $D >bind",
+    );
+    run(&mut guest, UP);
+    reach(56);
+    ip("link delete tap0");
+    guest.wait_for_message("its interface is gone");
+    power_off(guest);
+    strace.wait().expect("it ends with what it traces");
+    let called: std::collections::BTreeSet<String> = trace()
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once('(')?;
+            let request = rest.split(", ").nth(1)?.trim_end_matches(')');
+            match name {
+                "ioctl" => Some(format!("ioctl {:#x}", number(request))),
+                _ => Some(name.to_owned()),
+            }
+        })
+        .collect();
+    let rules: std::collections::BTreeSet<String> =
+        vmm::sandbox::rules::of(vmm::sandbox::Role::Net)
+            .map(|rule| match rule.arguments.first() {
+                Some(vmm::sandbox::rules::Argument::Is(1, request)) => {
+                    format!("{} {request:#x}", rule.name)
+                }
+                _ => rule.name.to_owned(),
+            })
+            .collect();
+    // What every thread may do to live, and what the end of the process interrupts.
+    let needless = [
+        "futex",
+        "mmap",
+        "munmap",
+        "mprotect",
+        "madvise",
+        "ioctl 0x5402",
+        "exit_group",
+        "+++",
+    ];
+    let unused: Vec<_> = rules
+        .difference(&called)
+        .filter(|rule| !needless.contains(&rule.as_str()))
+        .collect();
+    assert!(unused.is_empty(), "{unused:?}");
+    let unknown: Vec<_> = called
+        .difference(&rules)
+        .filter(|call| !["exit", "restart_syscall"].contains(&call.as_str()))
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+fn number(text: &str) -> u64 {
+    let digits = text.trim_start_matches("0x");
+    u64::from_str_radix(digits, 16).expect("a number of strace's")
+}
