@@ -8,6 +8,7 @@ use vmm::testing::kernel_image::{BzImage, Compression, Elf};
 fn main() -> io::Result<()> {
     kernels(&directory("kernel_loading")?)?;
     disks(&directory("block")?)?;
+    cards(&directory("net")?)?;
     drivers(&directory("transports")?)
 }
 
@@ -63,6 +64,36 @@ fn disks(directory: &Path) -> io::Result<()> {
         ram[DATA + 8] = 8;
         ram.insert(0, kind & 3);
         fs::write(directory.join(name), ram)?;
+    }
+    Ok(())
+}
+
+/// Where the target has the second queue, and the third.
+const SENDING: usize = 0x800;
+const CONTROL: usize = 0x1000;
+const FRAME: usize = 0x2000;
+
+/// Frames both ways and a command: all features, of each queue one chain.
+fn cards(directory: &Path) -> io::Result<()> {
+    for (name, kind, length) in [("plain", 0, 100), ("long", 1, 4000), ("runt", 0, 20)] {
+        let mut ram = vec![0; FRAME + 4000];
+        // To receive into, to be sent, to be answered.
+        describe(&mut ram, 0, 0x4000, 2048, 2, 0);
+        describe(&mut ram, SENDING / 16, FRAME, 12, 1, 1);
+        describe(&mut ram, SENDING / 16 + 1, FRAME + 12, length, 0, 0);
+        describe(&mut ram, CONTROL / 16, 0x1800, 4, 1, 1);
+        describe(&mut ram, CONTROL / 16 + 1, 0x1804, 1, 2, 0);
+        for queue in [0, SENDING, CONTROL] {
+            ram[queue + AVAILABLE + 2] = 1;
+        }
+        ram[0x1800..0x1804].copy_from_slice(&[4, 0, 1, 0]);
+        let header = [kind, kind, 54, 0, 0xa8, 5, 34 * kind, 0, 16 * kind, 0, 0, 0];
+        ram[FRAME..FRAME + 12].copy_from_slice(&header);
+        ram[FRAME + 18..FRAME + 24].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+        let mut input = vec![0x41];
+        input.extend(u64::MAX.to_le_bytes());
+        input.extend(ram);
+        fs::write(directory.join(name), input)?;
     }
     Ok(())
 }

@@ -68,7 +68,9 @@ fuzz_target!(|bytes: &[u8]| {
     queues[place] = Some(queue.expect("a sound queue"));
     let features = bench.balloon.features();
     let line = Line::new(Arc::new(Nowhere), 0);
-    bench.balloon.activate(features, queues, &Interrupt::new(line));
+    bench
+        .balloon
+        .activate(features, queues, &Interrupt::new(line));
     bench.balloon.handle().start_hints(choice & 0x80 != 0);
     // A pause begins when the thread has taken the queue up, and looked at it as far as it got.
     bench.balloon.pause();
