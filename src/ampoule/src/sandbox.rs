@@ -55,11 +55,12 @@ fn table(report: &RoleReport) -> String {
         Role::AttendedMachine => "The event loop with --api-sock",
         Role::RestartingMachine => "The event loop with --on-reboot restart",
         Role::Vcpu => "A vCPU",
-        Role::VcpuWithDevices => "A vCPU of a machine with disks or network cards",
+        Role::VcpuWithDevices => "A vCPU of a machine with virtio devices",
         Role::BlockRing => "A disk's queue, by io_uring",
         Role::Balloon => "A memory balloon",
         Role::BlockCalls => "A disk's queue, where io_uring is missing or forbidden",
         Role::Net => "A pair of a network card's queues",
+        Role::Vsock => "The socket device (--vsock)",
         Role::Api => "The server of the control socket (--api-sock)",
     };
     let mut text = format!("{what}\n");

@@ -460,6 +460,7 @@ fn role_of(duty: Duty) -> Role {
         Duty::BlockCalls => Role::BlockCalls,
         Duty::Balloon => Role::Balloon,
         Duty::Net => Role::Net,
+        Duty::Vsock => Role::Vsock,
     }
 }
 

@@ -59,13 +59,15 @@ pub enum Role {
     Balloon,
     /// A pair of a network card's queues.
     Net,
+    /// A socket device.
+    Vsock,
     /// The server of the control socket.
     Api,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Machine,
         Self::AttendedMachine,
         Self::RestartingMachine,
@@ -75,6 +77,7 @@ impl Role {
         Self::BlockCalls,
         Self::Balloon,
         Self::Net,
+        Self::Vsock,
         Self::Api,
     ];
 }

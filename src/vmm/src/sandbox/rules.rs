@@ -2,6 +2,7 @@
 mod api;
 mod balloon;
 mod net;
+mod vsock;
 
 use serde::Serialize;
 
@@ -456,6 +457,7 @@ pub fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
         Role::BlockCalls => [BLOCK, BLOCK_CALLS, &[]],
         Role::Balloon => [balloon::RULES, &[], &[]],
         Role::Net => [net::RULES, &[], &[]],
+        Role::Vsock => [vsock::RULES, &[], &[]],
         Role::Api => [api::RULES, &[], &[]],
     };
     COMMON.iter().chain(own.into_iter().flatten())

@@ -6,6 +6,7 @@ mod interrupt;
 pub mod net;
 pub mod queue;
 pub mod transport;
+pub mod vsock;
 
 use std::{io, sync::Arc};
 
@@ -41,11 +42,13 @@ pub enum Duty {
     Balloon,
     /// It serves a pair of a network card's queues.
     Net,
+    /// It serves a socket device.
+    Vsock,
 }
 
 impl Duty {
     /// How many there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
 }
 
 /// What a thread calls before it serves anybody, to confine itself to its duty.
