@@ -48,7 +48,7 @@ fn the_tables_of_the_reference_are_those_of_the_types() {
         .join(REFERENCE);
     let mut text = fs::read_to_string(path).unwrap();
     let schema = schema();
-    for section in ["boot-source", "machine-config", "lifecycle"] {
+    for section in ["boot-source", "machine-config", "lifecycle", "vsock"] {
         let schema = &schema["properties"][section];
         replace(&mut text, section, &keys_table(schema));
     }

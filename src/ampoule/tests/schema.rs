@@ -140,7 +140,7 @@ fn full() -> Value {
                 "ops": { "size": 1, "refill_time": 1, "one_time_burst": 1 }
             }
         }],
-        "network-interfaces": [], "pmem": [], "vsock": null, "balloon": null, "entropy": null,
+        "network-interfaces": [], "pmem": [], "vsock": { "guest_cid": 3, "uds_path": "v", "vsock_id": "a" }, "balloon": null, "entropy": null,
         "memory-hotplug": null, "cpu-config": null, "logger": null, "metrics": null, "mmds-config": null, "serial": null
     })
 }

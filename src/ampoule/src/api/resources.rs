@@ -115,7 +115,6 @@ struct FullConfig<'a> {
     memory_hotplug: (),
     metrics: (),
     mmds_config: (),
-    vsock: (),
     pmem: [(); 0],
 }
 
@@ -233,7 +232,6 @@ impl<V: Vm> Resources<V> {
             memory_hotplug: (),
             metrics: (),
             mmds_config: (),
-            vsock: (),
             pmem: [],
         })
     }

@@ -61,7 +61,7 @@ fn an_unknown_key_gets_its_place_and_the_key_that_was_meant() {
     );
     assert_eq!(
         with(r#""x": 1"#),
-        "3:1: `x`: unknown key (hint: known here: `boot-source`, `machine-config`, `lifecycle`, `drives`)"
+        "3:1: `x`: unknown key (hint: known here: `boot-source`, `machine-config`, `lifecycle`, `drives`, `network-interfaces`, `vsock`, `balloon`)"
     );
 }
 
@@ -163,11 +163,33 @@ fn parts_that_do_not_exist_yet_are_refused_by_name_and_the_others_listed() {
         "3:57: `machine-config.track_dirty_pages`: not supported yet (hint: remove the key, or set it to false)"
     );
     let all = refusal(format!(
-        "{{{KERNEL},\n\"vsock\": {{}},\n\"pmem\": [1], \"logger\": {{}}}}"
+        "{{{KERNEL},\n\"entropy\": {{}},\n\"pmem\": [1], \"logger\": {{}}}}"
     ));
     assert_eq!(
         all,
-        "vm.json:2:1: `vsock`: not supported yet (hint: remove the key, or set it to null)\n 2 | \"vsock\": {},\n   | ^\n also wrong: `pmem`, `logger`"
+        "vm.json:2:1: `entropy`: not supported yet (hint: remove the key, or set it to null)\n 2 | \"entropy\": {},\n   | ^\n also wrong: `pmem`, `logger`"
+    );
+}
+
+#[test]
+fn a_context_id_that_is_not_a_guests_is_told_whose_it_is() {
+    for (cid, whose) in [
+        ("0", "(0 is the hypervisor's)"),
+        ("1", "(1 is the guest's own loopback)"),
+        ("2", "(2 is the host's)"),
+        ("4294967295", "(that one stands for any)"),
+    ] {
+        let vsock = format!(r#""vsock": {{"uds_path": "v", "guest_cid": {cid}}}"#);
+        let expected = format!(
+            "3:41: `vsock.guest_cid`: found {cid}, expected a whole number from 3 to 4294967294 {whose}"
+        );
+        assert_eq!(with(&vsock), expected);
+    }
+    let path = "p".repeat(108);
+    let vsock = format!(r#""vsock": {{"guest_cid": 3, "uds_path": "{path}"}}"#);
+    assert_eq!(
+        with(&vsock),
+        "3:39: `vsock.uds_path`: found 108 bytes, expected at most the 107 bytes of a socket's address"
     );
 }
 
@@ -260,7 +282,7 @@ fn depth_is_refused_wherever_it_is() {
     for text in [
         deep.clone(),
         closed.clone(),
-        format!(r#"{{"vsock": {{"a": {closed}}}, {KERNEL}}}"#),
+        format!(r#"{{"entropy": {{"a": {closed}}}, {KERNEL}}}"#),
         format!(r#"{{"unknown": {closed}}}"#),
         format!(r#"{{"lifecycle": {deep}"#),
     ] {

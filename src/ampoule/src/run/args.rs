@@ -5,7 +5,7 @@ use vmm::config::{
     BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, Transport, ValueError, size,
 };
 
-use super::{balloon::BalloonArg, disk::DiskArg, net::NetArg};
+use super::{balloon::BalloonArg, disk::DiskArg, net::NetArg, vsock::VsockArg};
 use crate::{definition, failure::Failure};
 
 /// Boot a guest and attach to its serial console.
@@ -63,6 +63,13 @@ pub struct RunArgs {
     /// end; to make one for this user: sudo ip tuntap add dev tap0 mode tap user $USER && sudo ip link set tap0 up
     #[arg(long, value_name = "tap=NAME[,OPTION…]")]
     pub net: Vec<NetArg>,
+
+    /// Socket between host and guest: the guest's context id, from 3 on, and where the unix socket is made
+    ///
+    /// A client on the host connects to PATH and says "CONNECT PORT"; "OK ..." is the guest's answer. What the guest connects to (host is
+    /// 2) is the socket PATH_PORT. Without a PATH it is vsock-CID.sock in this user's directory for running guests.
+    #[arg(long, value_name = "CID[,PATH]")]
+    pub vsock: Option<VsockArg>,
 
     /// How the guest finds its devices: at addresses that ACPI tells, or on a PCI bus [default: auto]
     ///
@@ -225,6 +232,9 @@ impl RunArgs {
         (definition.network_interfaces).extend(own.map(|(net, index)| net.interface(index)));
         if let Some(BalloonArg(balloon)) = self.balloon {
             definition.balloon = Some(balloon);
+        }
+        if let Some(vsock) = &self.vsock {
+            definition.vsock = Some(vsock.definition());
         }
         put(&mut definition.lifecycle.on_reboot, self.on_reboot.as_ref());
         put(

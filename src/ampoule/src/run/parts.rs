@@ -11,7 +11,7 @@ use vmm::{
     timeline::{Phase, Timeline},
 };
 
-use super::{balloon, disk, initrd, net};
+use super::{balloon, disk, initrd, net, vsock};
 use crate::{api, failure::Failure, files, paths::Paths};
 
 const MIB: u64 = 1 << 20;
@@ -29,7 +29,8 @@ pub(super) fn open(
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
-    let (devices, handles) = open_devices(definition)?;
+    let (mut devices, handles) = open_devices(definition)?;
+    devices.0.extend(vsock::open(definition, paths)?);
     let (initrd, transport) = initrd::open(definition, &kernel, paths, verbose)?;
     let command_line = command_line(definition, transport)?;
     let hypervisor =

@@ -20,6 +20,7 @@ mod rate_limiter;
 mod schema;
 mod updates;
 mod validate;
+mod vsock;
 
 pub use balloon::{Balloon, MAX_STATS_INTERVAL};
 pub use boot_source::{BootSource, Entry};
@@ -41,6 +42,7 @@ pub use updates::{
     VmUpdate,
 };
 pub use validate::{KeyPath, Reason, ValueError, in_words};
+pub use vsock::{MAX_CID, MAX_SOCKET_PATH, MIN_CID, Vsock};
 
 use fields::{object_or_null, objects, optional_object};
 use not_yet::{ListNotYet, SectionNotYet};
@@ -80,8 +82,9 @@ pub struct Definition {
     #[serde(default, skip_serializing)]
     pmem: ListNotYet,
     /// A socket between host and guest.
-    #[serde(default, skip_serializing)]
-    vsock: SectionNotYet,
+    #[serde(default, deserialize_with = "optional_object")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "schema::section::<Vsock>", extend("x-flag" = "--vsock")))]
+    pub vsock: Option<Vsock>,
     /// A memory balloon.
     #[serde(default, deserialize_with = "optional_object")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "schema::section::<Balloon>", extend("x-flag" = "--balloon")))]
@@ -113,7 +116,10 @@ impl Definition {
     /// Whether the guest gets any virtio device.
     #[must_use]
     pub fn has_devices(&self) -> bool {
-        !self.drives.is_empty() || !self.network_interfaces.is_empty() || self.balloon.is_some()
+        !self.drives.is_empty()
+            || !self.network_interfaces.is_empty()
+            || self.balloon.is_some()
+            || self.vsock.is_some()
     }
 
     /// How the guest finds its devices, as far as there is a bus to look for them on: not on PCI when there are none, nor when the
@@ -138,7 +144,7 @@ impl Definition {
             drives: Vec::new(),
             network_interfaces: Vec::new(),
             pmem: ListNotYet::default(),
-            vsock: SectionNotYet::default(),
+            vsock: None,
             balloon: None,
             entropy: SectionNotYet::default(),
             memory_hotplug: SectionNotYet::default(),

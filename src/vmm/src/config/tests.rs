@@ -58,7 +58,7 @@ fn every_key_is_read_into_its_field() {
         },
         "lifecycle": { "on_reboot": "restart", "stop_timeout_s": 3 },
         "drives": [], "network-interfaces": [], "pmem": [],
-        "vsock": null, "balloon": null, "entropy": null, "memory-hotplug": null, "cpu-config": null,
+        "vsock": { "guest_cid": 5, "uds_path": "v.sock" }, "balloon": null, "entropy": null, "memory-hotplug": null, "cpu-config": null,
         "logger": null, "metrics": null, "mmds-config": null, "serial": null
     }))
     .unwrap();
@@ -66,6 +66,7 @@ fn every_key_is_read_into_its_field() {
     assert_eq!(definition.boot_source.boot_args.as_deref(), Some("quiet"));
     assert_eq!(definition.boot_source.initrd_path, Some(PathBuf::from("i")));
     assert_eq!(definition.boot_source.entry, Entry::Pvh);
+    assert_eq!(definition.vsock, Some(Vsock::new(5, "v.sock")));
     let machine = MachineConfig {
         vcpu_count: 4,
         mem_size_mib: 1024,
@@ -213,7 +214,6 @@ fn a_balloon_is_no_larger_than_the_guest() {
 fn parts_that_do_not_exist_yet_are_refused_by_name() {
     for (key, value) in [
         ("pmem", json!([1])),
-        ("vsock", json!({ "guest_cid": 3 })),
         ("entropy", json!({})),
         ("memory-hotplug", json!({})),
         ("cpu-config", json!("template.json")),

@@ -1,10 +1,10 @@
 //! What must hold of a definition beyond its types.
 use super::fields::whole_from;
 use super::{
-    Balloon, BootSource, Definition, Drive, HugePages, MAX_DEVICE_NAME, MAX_DRIVES,
+    Balloon, BootSource, Definition, Drive, HugePages, MAX_CID, MAX_DEVICE_NAME, MAX_DRIVES,
     MAX_MEM_SIZE_MIB, MAX_MTU, MAX_NETWORK_INTERFACES, MAX_QUEUE_PAIRS, MAX_QUEUES, MAX_SERIAL,
-    MAX_STATS_INTERVAL, MAX_VCPUS, MIN_MEM_SIZE_MIB, MIN_MTU, MachineConfig, NetworkInterface,
-    boot_args,
+    MAX_SOCKET_PATH, MAX_STATS_INTERVAL, MAX_VCPUS, MIN_CID, MIN_MEM_SIZE_MIB, MIN_MTU,
+    MachineConfig, NetworkInterface, Vsock, boot_args,
 };
 use std::{borrow::Cow, fmt, path::Path};
 
@@ -97,6 +97,9 @@ impl Definition {
         if let Some(balloon) = &self.balloon {
             check_balloon(balloon, self.machine_config.mem_size_mib, &mut errors);
         }
+        if let Some(vsock) = &self.vsock {
+            check_vsock(vsock, &mut errors);
+        }
         self.check_places(&mut errors);
         self.check_not_yet(&mut errors);
         if errors.is_empty() {
@@ -108,12 +111,17 @@ impl Definition {
 
     /// Each device has a place and an interrupt of its own.
     fn check_places(&self, errors: &mut Vec<ValueError>) {
-        let others = self.network_interfaces.len() + usize::from(self.balloon.is_some());
-        let devices = self.drives.len() + others;
-        if devices > MAX_DRIVES && !self.network_interfaces.is_empty() {
-            let found = format!("{devices} devices with the drives");
+        let single = usize::from(self.balloon.is_some()) + usize::from(self.vsock.is_some());
+        let devices = self.drives.len() + self.network_interfaces.len() + single;
+        // More drives than that alone are told of by themselves.
+        if devices > MAX_DRIVES && self.drives.len() <= MAX_DRIVES {
+            let key = match self.network_interfaces.is_empty() {
+                true => "drives",
+                false => "network-interfaces",
+            };
+            let found = format!("{devices} devices in all");
             let expected = format!("at most {MAX_DRIVES}");
-            errors.push(unfit(&["network-interfaces"], found, expected));
+            errors.push(unfit(&[key], found, expected));
         }
     }
 
@@ -124,7 +132,6 @@ impl Definition {
         }
         let parts = [
             ("pmem", self.pmem.used),
-            ("vsock", self.vsock.used),
             ("entropy", self.entropy.used),
             ("memory-hotplug", self.memory_hotplug.used),
             ("cpu-config", self.cpu_config.used),
@@ -348,6 +355,30 @@ fn check_network_interface(
         {
             errors.push(unfit(at(key), value.to_string(), whole_from(min, max)));
         }
+    }
+}
+
+fn check_vsock(vsock: &Vsock, errors: &mut Vec<ValueError>) {
+    let cid = vsock.guest_cid;
+    let whose = match cid {
+        0 => " (0 is the hypervisor's)",
+        1 => " (1 is the guest's own loopback)",
+        2 => " (2 is the host's)",
+        u32::MAX => " (that one stands for any)",
+        _ => "",
+    };
+    if !(MIN_CID..=MAX_CID).contains(&cid.into()) {
+        let expected = whole_from(MIN_CID, MAX_CID) + whose;
+        errors.push(unfit(&["vsock", "guest_cid"], cid.to_string(), expected));
+    }
+    let path = &vsock.uds_path;
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.len() > MAX_SOCKET_PATH {
+        let found = format!("{} bytes", bytes.len());
+        let expected = format!("at most the {MAX_SOCKET_PATH} bytes of a socket's address");
+        errors.push(unfit(&["vsock", "uds_path"], found, expected));
+    } else {
+        check_path(&["vsock", "uds_path"], path, errors);
     }
 }
 
