@@ -20,6 +20,7 @@ mod launch;
 pub mod linux;
 mod program;
 mod terminal;
+pub mod trace;
 mod transcript;
 
 pub use deadline::wait_until;

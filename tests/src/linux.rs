@@ -27,6 +27,8 @@ pub enum Image {
     FioInitrd,
     /// The same with iperf3 and nginx.
     NetInitrd,
+    /// As the one with drivers, of sockets between host and guest, and with socat.
+    SocatInitrd,
 }
 
 impl Image {
@@ -45,6 +47,7 @@ impl Image {
             Self::DriversInitrd => "AMPOULE_TEST_INITRD_DRIVERS",
             Self::FioInitrd => "AMPOULE_TEST_INITRD_FIO",
             Self::NetInitrd => "AMPOULE_TEST_INITRD_NET",
+            Self::SocatInitrd => "AMPOULE_TEST_INITRD_SOCAT",
         };
         match env::var_os(variable) {
             Some(path) => path.into(),
@@ -126,6 +129,11 @@ impl Linux {
 
     /// The launch, for tests that want more of it.
     pub fn launch(self) -> Launch {
+        Launch::run(self.command_line())
+    }
+
+    /// What `ampoule run` is given.
+    pub fn command_line(self) -> Vec<OsString> {
         let options = [
             ("--kernel", self.kernel.path().into_os_string()),
             ("--initrd", self.initrd.path().into_os_string()),
@@ -134,7 +142,7 @@ impl Linux {
         let options = options
             .into_iter()
             .flat_map(|(flag, value)| [flag.into(), value]);
-        Launch::run(self.arguments.into_iter().chain(options))
+        self.arguments.into_iter().chain(options).collect()
     }
 
     /// Starts it.
