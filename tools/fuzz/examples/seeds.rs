@@ -9,7 +9,8 @@ fn main() -> io::Result<()> {
     kernels(&directory("kernel_loading")?)?;
     disks(&directory("block")?)?;
     cards(&directory("net")?)?;
-    drivers(&directory("transports")?)
+    drivers(&directory("transports")?)?;
+    sockets(&directory("vsock")?)
 }
 
 fn directory(target: &str) -> io::Result<std::path::PathBuf> {
@@ -156,4 +157,46 @@ fn drivers(directory: &Path) -> io::Result<()> {
         directory.join("pci"),
         [&pci[..], &request].concat().concat(),
     )
+}
+
+/// A guest's packets, and buffers for those that it gets.
+fn sockets(directory: &Path) -> io::Result<()> {
+    const REQUEST: u8 = 1;
+    const RESPONSE: u8 = 2;
+    const RST: u8 = 3;
+    const SHUTDOWN: u8 = 4;
+    const RW: u8 = 5;
+    const CREDIT_REQUEST: u8 = 7;
+    for (name, host, ops) in [
+        ("stray", 9, &[RW, RESPONSE, SHUTDOWN, RST][..]),
+        ("connect", 1, &[REQUEST, RW, RW, CREDIT_REQUEST, SHUTDOWN]),
+        ("reset", 1, &[REQUEST, RW, RST, REQUEST, REQUEST]),
+        ("refused", 2, &[REQUEST, RW]),
+    ] {
+        let mut ram = vec![0; 0x3000];
+        // Buffers of 1 KiB at 0x4000, packets at 0x1000, each of 0x100 bytes with a header in its first 44.
+        for index in 0..8u16 {
+            let at = usize::from(index);
+            describe(&mut ram, at, 0x4000 + 0x400 * at, 0x400, 2, 0);
+            ram[0x104 + 2 * at..][..2].copy_from_slice(&index.to_le_bytes());
+        }
+        ram[0x102] = 8;
+        for (at, op) in ops.iter().enumerate() {
+            describe(&mut ram[0x300..], at, 0x1000 + 0x100 * at, 0x100, 0, 0);
+            ram[0x404 + 2 * at] = u8::try_from(at).unwrap_or(0);
+            let packet = &mut ram[0x1000 + 0x100 * at..][..0x100];
+            (packet[0], packet[8], packet[16], packet[20]) = (3, 2, 77, host);
+            (packet[28], packet[30]) = (1, *op);
+            packet[24] = if *op == RW { 100 } else { 0 };
+            packet[32] = if *op == SHUTDOWN { 3 } else { 0 };
+            packet[38] = 1;
+        }
+        ram[0x402] = u8::try_from(ops.len()).unwrap_or(0);
+        for features in 0..4 {
+            let mut bytes = ram.clone();
+            bytes.insert(0, features);
+            fs::write(directory.join(format!("{name}-{features}")), bytes)?;
+        }
+    }
+    Ok(())
 }
