@@ -171,6 +171,12 @@ fn split_arguments(text: &str) -> Vec<String> {
 fn number(text: &str) -> Option<u64> {
     // A call that the end of its process cut short has no closing bracket, and a remark instead.
     let text = text.split(" <").next()?.trim().trim_end_matches(')');
+    // A socket's type and its flags are two numbers to strace.
+    text.split('|')
+        .try_fold(0, |bits, part| Some(bits | one_number(part)?))
+}
+
+fn one_number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None if text == "NULL" => Some(0),
