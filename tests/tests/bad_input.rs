@@ -1,5 +1,5 @@
 //! What cannot be run is refused before there is a VM: by one clear error, with nothing on stdout. None of this needs KVM.
-use std::{fs, path::Path};
+use std::{fs, os::unix::net::UnixListener, path::Path};
 
 use ampoule_tests::{Finished, Guest, Launch, handmade};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -373,4 +373,56 @@ fn a_kernel_that_the_environment_names_wrongly() {
         .start()
         .finish();
     assert!(refused(&finished).contains("/nowhere/vmlinuz"));
+}
+
+#[test]
+fn a_socket_that_cannot_be_is_refused() {
+    let (directory, kernel) = (directory(), handmade::hello());
+    let refuses = |vsock: &str, start: &str, part: &str| {
+        refuses(
+            &["--kernel", kernel.argument(), "--vsock", vsock],
+            start,
+            part,
+        );
+    };
+    for (cid, whose) in [
+        ("0", "hypervisor"),
+        ("1", "loopback"),
+        ("2", "host's"),
+        ("4294967295", "any"),
+    ] {
+        refuses(
+            &format!("{cid},v"),
+            &format!("ampoule: --vsock: found {cid}, "),
+            whose,
+        );
+    }
+    for wrong in ["", "x,v", "-1,v", "4294967296,v"] {
+        refuses(wrong, "ampoule: invalid value", "no context id");
+    }
+    refuses(
+        &format!("3,{}", "p".repeat(108)),
+        "ampoule: --vsock: found 108 bytes",
+        "107",
+    );
+    let taken = file(&directory, "taken", b"precious");
+    refuses(
+        &format!("3,{taken}"),
+        &format!("ampoule: vsock {taken}: "),
+        "no socket",
+    );
+    assert_eq!(fs::read(&taken).expect("it is there"), b"precious");
+    let path = text(&directory.path().join("live"));
+    let _live = UnixListener::bind(&path).expect("a socket can be made");
+    refuses(
+        &format!("3,{path}"),
+        &format!("ampoule: vsock {path}: "),
+        "a running program listens",
+    );
+    let path = text(&directory.path().join("none/v"));
+    refuses(
+        &format!("3,{path}"),
+        &format!("ampoule: vsock {path}: "),
+        "",
+    );
 }

@@ -11,6 +11,7 @@ const SOCK_PRIVATE: u64 = 0x8_0800;
 /// `O_PATH | O_CLOEXEC | O_NOFOLLOW | O_LARGEFILE`: nothing can be read or written by such a descriptor.
 const PLACE_ONLY: u64 = 0x2a_8000;
 const MSG_PEEK: u64 = 2;
+const MSG_NOSIGNAL: u64 = 0x4000;
 
 /// A socket device. To connect is to give a path, which no filter sees: of all paths, it opens none but to look where it leads.
 pub(super) const RULES: &[Rule] = &[
@@ -45,9 +46,9 @@ pub(super) const RULES: &[Rule] = &[
         "a client says where it wants to go",
     ),
     rule(
-        libc::SYS_writev,
-        "writev",
-        &[],
+        libc::SYS_sendmsg,
+        "sendmsg",
+        &[Is(2, MSG_NOSIGNAL)],
         "data of the guest's, and the answer to a client",
     ),
     rule(

@@ -20,6 +20,19 @@ pub(super) enum Received {
     End,
 }
 
+/// A message of `count` vectors, and nothing else.
+fn message(vectors: *mut libc::iovec, count: usize) -> libc::msghdr {
+    /// C libraries count them in types of their own.
+    fn number<T: TryFrom<usize> + Default>(count: usize) -> T {
+        T::try_from(count).unwrap_or_default()
+    }
+    // SAFETY: the structure is plain data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vectors;
+    message.msg_iovlen = number(count);
+    message
+}
+
 /// Reads into `vectors`, which have room for `room` bytes. Descriptors that come along are closed by the kernel.
 pub(super) fn receive(
     socket: &impl AsFd,
@@ -27,10 +40,7 @@ pub(super) fn receive(
     room: usize,
     peek: bool,
 ) -> Received {
-    // SAFETY: the structure is plain data.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = vectors.as_mut_ptr();
-    message.msg_iovlen = vectors.len();
+    let mut message = message(vectors.as_mut_ptr(), vectors.len());
     let flags = if peek { libc::MSG_PEEK } else { 0 };
     let fd = socket.as_fd().as_raw_fd();
     let received = loop {
@@ -57,17 +67,18 @@ pub(super) fn receive(
     }
 }
 
-/// Writes what `vectors` hold, as far as the socket takes it.
+/// Writes what `vectors` hold, as far as the socket takes it. A peer that has gone is an error, and no signal.
 ///
 /// # Errors
 /// What the host says, but for a socket that takes nothing now.
 pub(super) fn send(socket: &impl AsFd, vectors: &[libc::iovec]) -> io::Result<usize> {
-    let count = libc::c_int::try_from(vectors.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // They are only read.
+    let message = message(vectors.as_ptr().cast_mut(), vectors.len());
     let fd = socket.as_fd().as_raw_fd();
     loop {
         // SAFETY: each vector is mapped memory: a buffer of ours, or guest memory, which may change while it is read without more
         // harm than other bytes in the guest's own stream.
-        let sent = unsafe { libc::writev(fd, vectors.as_ptr(), count) };
+        let sent = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL) };
         if let Ok(sent) = usize::try_from(sent) {
             return Ok(sent);
         }

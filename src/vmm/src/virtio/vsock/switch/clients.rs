@@ -47,9 +47,12 @@ impl Switch {
         connection.closing |= is(epoll::EventFlags::RDHUP);
         connection.hung_up |= is(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         match connection.phase {
-            Phase::Greeting => self.greet(token, driver),
-            Phase::Asking(_) if connection.hung_up => self.client_left(token),
-            Phase::Asking(_) | Phase::Leaving => {}
+            Phase::Greeting => {
+                self.greet(token, driver);
+                self.leave_if_unheard(token);
+            }
+            Phase::Asking(_) => self.leave_if_unheard(token),
+            Phase::Leaving => {}
             Phase::Open | Phase::Draining => {
                 self.flush(token);
                 self.leave_if_done(token);
@@ -138,6 +141,16 @@ impl Switch {
                 host::receive(socket, &mut vectors, end + 1, false);
                 Some(greeting::parse(&line[..end]).ok_or(()))
             }
+        }
+    }
+
+    /// Forgets a client that has gone before the guest has answered: of what has happened to its socket, nothing is told again.
+    fn leave_if_unheard(&mut self, token: Token) {
+        if let Some(connection) = self.table.get(token)
+            && matches!(connection.phase, Phase::Asking(_))
+            && connection.hung_up
+        {
+            self.client_left(token);
         }
     }
 

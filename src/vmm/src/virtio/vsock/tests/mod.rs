@@ -141,6 +141,17 @@ fn a_client_that_goes_is_forgotten_by_both_sides() {
 }
 
 #[test]
+fn a_client_that_greets_and_goes_at_once_is_not_waited_for() {
+    let mut bench = Bench::started();
+    // So that both are seen together.
+    bench.device.pause();
+    drop(bench.client("CONNECT 52 wait=60000\n"));
+    bench.device.resume();
+    let _next = bench.accept(53);
+    bench.wait_left(1);
+}
+
+#[test]
 fn the_guest_reaches_a_server_on_the_host() {
     let mut bench = Bench::started();
     let server = bench.listen(PORTS.host);
