@@ -15,6 +15,7 @@ use ampoule_tests::{
     linux::{Image, Linux, linux},
     trace,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 const CID: u32 = 3;
@@ -200,6 +201,16 @@ socat - VSOCK-CONNECT:2:78 </dev/null 2>&1 | grep -c reset | sed s/^/refused=/",
     assert!(console.contains("refused=1"), "{console}");
 }
 
+/// As many descriptors for this process as it may have.
+fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).expect("a process may have what it may have");
+}
+
 #[test]
 fn a_thousand_connections_live_beside_each_other() {
     let place = Place::new();
@@ -209,6 +220,9 @@ fn a_thousand_connections_live_beside_each_other() {
         .script(&format!("ulimit -n 4096; {ECHO} {UNTIL_TOLD}"));
     let guest = guest.start();
     drop(place.connect(52));
+    // And clients that say nothing yet.
+    raise_limit();
+    let _silent: Vec<_> = (0..4000).map(|_| place.greet("")).collect();
     let greeted: Vec<_> = (0..1000)
         .map(|_| place.greet(&format!("CONNECT 52{WAIT}\n")))
         .collect();

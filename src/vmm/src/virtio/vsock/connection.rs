@@ -189,7 +189,7 @@ impl Connection {
             return;
         };
         // Nothing was sent before: there is room, or nobody who would read it.
-        if host::send_slices(socket, [answer.as_bytes()]).is_err() {
+        if host::send_bytes(socket, answer.as_bytes()).is_err() {
             self.hung_up = true;
         }
     }

@@ -1,6 +1,6 @@
 //! The host's side: unix sockets. Nothing here waits.
 use std::{
-    io::{self, IoSlice},
+    io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
@@ -95,15 +95,12 @@ pub(super) fn send(socket: &impl AsFd, vectors: &[libc::iovec]) -> io::Result<us
 ///
 /// # Errors
 /// As those of [`send`].
-pub(super) fn send_slices<const N: usize>(
-    socket: &impl AsFd,
-    slices: [&[u8]; N],
-) -> io::Result<usize> {
-    let slices = slices.map(|slice| libc::iovec {
-        iov_base: IoSlice::new(slice).as_ptr().cast_mut().cast(),
-        iov_len: slice.len(),
-    });
-    send(socket, &slices)
+pub(super) fn send_bytes(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let vector = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    send(socket, &[vector])
 }
 
 /// Connects to the socket `name` in `directory`, where somebody must listen. No link is followed: it is that directory's own, whoever

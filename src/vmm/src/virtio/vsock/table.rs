@@ -57,11 +57,12 @@ impl Table {
         // It asks the kernel for random bytes, and does so here: the thread that uses it could not.
         let random = RandomState::new();
         let [a, b, c, ..] = random.hash_one(limit).to_le_bytes();
+        // What is large must not grow: its thread may not ask the kernel to move it. Nothing of it is touched before it is used.
         Self {
-            places: Vec::new(),
-            free: Vec::new(),
+            places: Vec::with_capacity(limit),
+            free: Vec::with_capacity(limit),
             by_ports: HashMap::with_hasher(random),
-            line: VecDeque::new(),
+            line: VecDeque::with_capacity(2 * limit + 2),
             deadlines: BTreeSet::new(),
             limit,
             next_port: FIRST_PORT | u32::from_le_bytes([a, b, c, 0]),
