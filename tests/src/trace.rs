@@ -53,7 +53,7 @@ fn rules_of(role: &str) -> Vec<Rule> {
 }
 
 /// Rules that no run of a test can be made to use, and why.
-const UNSEEN: [(&str, &str, &str); 11] = [
+const UNSEEN: [(&str, &str, &str); 12] = [
     (
         "exit_group",
         "the end",
@@ -69,6 +69,7 @@ const UNSEEN: [(&str, &str, &str); 11] = [
     ("mprotect", "glibc", "the arena suffices"),
     ("mprotect", "musl", "the arena suffices"),
     ("brk", "musl", "the arena suffices"),
+    ("mremap", "a large block", "the arena suffices"),
     ("madvise", "glibc", "the arena suffices"),
     ("fcntl", "the standard library", "debug builds only"),
     ("write", "a panic", "nothing makes this program panic"),

@@ -556,6 +556,8 @@ fn a_card_uses_every_rule_of_its_own_and_no_other_call() {
         "futex",
         "mmap",
         "munmap",
+        "mremap",
+        "brk",
         "mprotect",
         "madvise",
         "ioctl 0x5402",

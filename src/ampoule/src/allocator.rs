@@ -2,7 +2,7 @@
 //!
 //! A launch makes some hundred small allocations and musl's allocator maps pages for them one by one: half of all system
 //! calls before the guest runs. From the arena they cost none, and touch few pages. A confined thread allocates so little
-//! that it stays within.
+//! that it stays within, unless its guest makes it keep more: every thread may ask the kernel for memory.
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     ptr,

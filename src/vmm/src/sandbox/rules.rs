@@ -117,6 +117,22 @@ const COMMON: &[Rule] = &[
         "the terminal is restored",
     ),
     rule(libc::SYS_exit_group, "exit_group", &[], "the end"),
+    // A guest can have more kept for it than the program's own arena holds: long chains, thousands of connections.
+    #[cfg(target_env = "musl")]
+    rule(libc::SYS_brk, "brk", &[], "musl's allocator grows"),
+    #[cfg(target_env = "musl")]
+    rule(
+        libc::SYS_mprotect,
+        "mprotect",
+        &[Masked(2, PROT_EXEC, 0)],
+        "musl's allocator grows",
+    ),
+    rule(
+        libc::SYS_mremap,
+        "mremap",
+        &[],
+        "the allocator grows a large block",
+    ),
     #[cfg(not(target_env = "musl"))]
     rule(
         libc::SYS_mprotect,

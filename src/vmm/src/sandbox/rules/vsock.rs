@@ -89,20 +89,6 @@ pub(super) const RULES: &[Rule] = &[
         &[Is(0, STDERR)],
         "an error of the host's or the guest's is reported, or a panic",
     ),
-    #[cfg(target_env = "musl")]
-    rule(
-        libc::SYS_brk,
-        "brk",
-        &[],
-        "musl's allocator keeps account of thousands of connections",
-    ),
-    #[cfg(target_env = "musl")]
-    rule(
-        libc::SYS_mprotect,
-        "mprotect",
-        &[Masked(2, super::PROT_EXEC, 0)],
-        "musl's allocator keeps account of thousands of connections",
-    ),
     #[cfg(debug_assertions)]
     rule(
         libc::SYS_fcntl,

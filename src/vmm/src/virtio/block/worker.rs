@@ -130,9 +130,10 @@ impl Bench {
             free: (0..depth)
                 .map(|tag| (tag, Io::with_capacity(USUAL_VECTORS)))
                 .collect(),
-            waiting: Vec::new(),
+            // Room for all, so that no guest makes them grow.
+            waiting: Vec::with_capacity(depth.into()),
             flushing: false,
-            riding: Vec::new(),
+            riding: Vec::with_capacity(depth.into()),
             throttled: None,
             common,
         })
