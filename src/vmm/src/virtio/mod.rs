@@ -1,6 +1,7 @@
 //! Virtio devices (virtio 1.3): what a device is to its transport, and what it gets when its driver is ready.
 pub mod balloon;
 pub mod block;
+mod buffers;
 mod config_space;
 mod interrupt;
 pub mod net;

@@ -1,13 +1,16 @@
 //! One call on an image: what is asked of the host, and how far it has come.
 use std::{fmt, io, os::fd::RawFd};
 
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::GuestMemoryMmap;
 
 use super::{
     disk::Extent,
     image::{Alignment, Image},
 };
-use crate::virtio::queue::Segment;
+use crate::virtio::{
+    buffers,
+    queue::{Broken, Segment},
+};
 
 /// What the host is asked to do with a range of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +60,6 @@ pub(super) enum Progress {
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 const PAGE: u64 = 4096;
-/// Most vectors of one system call: `UIO_MAXIOV`.
-const MAX_VECTORS: usize = 1024;
 
 impl Io {
     /// No call yet, and room for `vectors` of them without an allocation.
@@ -87,24 +88,13 @@ impl Io {
     /// Its data is what `segments` name, in order.
     ///
     /// # Errors
-    /// `InvalidInput` where the guest has no RAM.
+    /// Where the guest has no RAM.
     pub(super) fn gather(
         &mut self,
         memory: &GuestMemoryMmap,
         segments: &[Segment],
-    ) -> io::Result<()> {
-        for segment in segments.iter().filter(|segment| segment.length > 0) {
-            let length = usize::try_from(segment.length).expect("32 bits fit a usize");
-            if let Ok(slice) = memory.get_slice(segment.address, length) {
-                self.vectors.push(vector(&slice));
-                continue;
-            }
-            // It crosses from one region to the next.
-            for slice in memory.get_slices(segment.address, length) {
-                let slice = slice.map_err(|_| io::ErrorKind::InvalidInput)?;
-                self.vectors.push(vector(&slice));
-            }
-        }
+    ) -> Result<(), Broken> {
+        buffers::gather(memory, segments, 0, usize::MAX, &mut self.vectors)?;
         Ok(())
     }
 
@@ -153,7 +143,7 @@ impl Io {
     /// The vectors for the next system call.
     pub(super) fn vectors(&self) -> &[libc::iovec] {
         let rest = &self.vectors[self.next..];
-        &rest[..rest.len().min(MAX_VECTORS)]
+        &rest[..rest.len().min(buffers::MAX_VECTORS)]
     }
 
     /// `RWF_*` for a transfer.
@@ -280,13 +270,6 @@ impl fmt::Display for Io {
             Call::Punch => write!(f, "cannot discard {length} bytes at {offset}"),
             Call::Zero => write!(f, "cannot zero {length} bytes at {offset}"),
         }
-    }
-}
-
-fn vector(slice: &VolatileSlice<'_>) -> libc::iovec {
-    libc::iovec {
-        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-        iov_len: slice.len(),
     }
 }
 

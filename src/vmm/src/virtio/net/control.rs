@@ -2,11 +2,13 @@
 use vm_memory::Bytes;
 
 use super::{
+    card::Common,
     config::{self, feature, status},
-    gather,
-    worker::Common,
 };
-use crate::virtio::queue::{Broken, Chain, Queue};
+use crate::virtio::{
+    buffers,
+    queue::{Broken, Chain, Queue},
+};
 
 /// `class` and `command`.
 const MAC_ADDR_SET: [u8; 2] = [1, 1];
@@ -66,6 +68,6 @@ fn answer(queue: &Queue, chain: &Chain, common: &Common, features: u64) -> Optio
 /// The first bytes of a command, if it has as many.
 fn read<const N: usize>(queue: &Queue, chain: &Chain) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    let read = gather::copy_in(queue.memory(), &chain.readable, &mut bytes);
+    let read = buffers::copy_in(queue.memory(), &chain.readable, &mut bytes);
     read.is_ok().then_some(bytes)
 }

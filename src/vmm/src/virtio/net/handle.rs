@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::worker::{Common, Job};
+use super::{card::Common, worker::Job};
 use crate::{rate_limit::Rate, worker::Desk};
 
 /// A limit that is set, or lifted (`None` inside), or left as it is.

@@ -2,9 +2,9 @@
 //!
 //! Frames go straight between guest memory and the host, one system call for each. A thread sleeps at the TAP and at one bell, which is
 //! that of all its queues.
+mod card;
 mod config;
 mod control;
-mod gather;
 mod handle;
 mod header;
 mod rx;
@@ -20,7 +20,10 @@ use std::sync::{Arc, PoisonError};
 use sha2::{Digest, Sha256};
 use vmm_sys_util::eventfd::EventFd;
 
-use self::worker::{CONTROL, Common, Job, RX, Rest, Shared, TX, Worker};
+use self::{
+    card::{Common, Rest, Shared},
+    worker::{CONTROL, Job, RX, TX, Worker},
+};
 pub use self::{
     handle::{Change, Handle},
     state::CardState,
@@ -269,6 +272,7 @@ impl Device for Net {
             .iter()
             .for_each(|worker| worker.desk().resume());
     }
+
     fn progress(&self) -> Result<Vec<Option<Progress>>, NotPaused> {
         type Of = [Option<Progress>; 3];
         let of = |worker: &Worker| -> Result<Of, NotPaused> {

@@ -5,13 +5,16 @@ use std::{
 };
 
 use super::{
-    Counters, gather,
+    Counters,
     header::{self, ETHERNET, NUM_BUFFERS},
     tap::{Tap, Trouble},
 };
 use crate::{
     rate_limit::Limiter,
-    virtio::queue::{Broken, Chain, Queue},
+    virtio::{
+        buffers,
+        queue::{Broken, Chain, Queue},
+    },
 };
 
 /// How long the guest has to leave more buffers, when there is room for some frames and not for all. A frame without room is lost, so that
@@ -186,21 +189,21 @@ impl Receiver {
         if !queue.pop(&mut self.chain)? {
             return Ok(false);
         }
-        let bytes = gather::total(&self.chain.writable);
+        let bytes = buffers::total(&self.chain.writable);
         // Not even a header: no frame can ever start there (§5.1.6.3.1).
         if !self.chain.readable.is_empty() || bytes < header::BYTES {
             return Err(Broken);
         }
-        if self.done >= gather::MAX_VECTORS {
+        if self.done >= buffers::MAX_VECTORS {
             self.vectors.drain(..self.done);
             self.done = 0;
         }
         let before = self.vectors.len();
         let segments = &self.chain.writable;
-        gather::gather(queue.memory(), segments, 0, &mut self.vectors)?;
+        buffers::gather(queue.memory(), segments, 0, usize::MAX, &mut self.vectors)?;
         let vectors = self.vectors.len() - before;
         // One is the spare byte's.
-        if self.vectors.len() - self.done >= gather::MAX_VECTORS {
+        if self.vectors.len() - self.done >= buffers::MAX_VECTORS {
             if self.buffers.is_empty() {
                 return Err(Broken);
             }

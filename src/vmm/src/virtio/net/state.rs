@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    card::{Common, Rest},
     config,
-    worker::{Common, Rest},
 };
 use crate::rate_limit::LimiterState;
 

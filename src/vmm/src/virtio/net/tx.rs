@@ -2,13 +2,16 @@
 use std::time::Instant;
 
 use super::{
-    Counters, gather,
+    Counters,
     header::{self, PREFIX, Refused, Terms},
     tap::{Tap, Trouble},
 };
 use crate::{
     rate_limit::Limiter,
-    virtio::queue::{Broken, Chain, Queue},
+    virtio::{
+        buffers,
+        queue::{Broken, Chain, Queue},
+    },
 };
 
 /// The sending side of a pair.
@@ -73,7 +76,7 @@ impl Sender {
             return Err(Broken);
         }
         let head = self.chain.head;
-        let length = gather::total(&self.chain.readable);
+        let length = buffers::total(&self.chain.readable);
         let Some(length) = length.checked_sub(header::BYTES) else {
             return Err(Broken);
         };
@@ -131,7 +134,7 @@ impl Sender {
             return Ok(Err(Refused::Size));
         }
         let (memory, segments) = (queue.memory(), &self.chain.readable);
-        gather::copy_in(memory, segments, prefix)?;
+        buffers::copy_in(memory, segments, prefix)?;
         if let Err(refused) = header::judge(prefix, length, terms) {
             return Ok(Err(refused));
         }
@@ -140,8 +143,8 @@ impl Sender {
             iov_base: prefix.as_mut_ptr().cast(),
             iov_len: PREFIX,
         });
-        gather::gather(memory, segments, PREFIX, &mut self.vectors)?;
-        Ok(match self.vectors.len() <= gather::MAX_VECTORS {
+        buffers::gather(memory, segments, PREFIX, usize::MAX, &mut self.vectors)?;
+        Ok(match self.vectors.len() <= buffers::MAX_VECTORS {
             true => Ok(()),
             false => Err(Refused::Size),
         })

@@ -4,11 +4,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestMemoryMmap};
 
 use super::packet::{HEADER, Header};
 use crate::virtio::{
-    Interrupt,
+    Interrupt, buffers,
     queue::{Broken, Chain, Progress, Queue, Segment},
 };
 
@@ -21,8 +21,6 @@ pub(super) mod queue {
 
 /// Most buffers that one read fills.
 const MOST_BUFFERS: usize = 64;
-/// Most vectors of one system call: `UIO_MAXIOV`.
-pub(super) const MAX_VECTORS: usize = 1024;
 /// The event by which a driver learns that its connections are gone (§5.10.6.7): `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`.
 const TRANSPORT_RESET: [u8; 4] = [0; 4];
 
@@ -141,17 +139,7 @@ impl Job {
             return Ok(None);
         }
         let mut bytes = [0; HEADER];
-        let (mut filled, mut segments) = (0, self.chain.readable.iter());
-        while filled < HEADER {
-            let segment = segments.next().ok_or(Broken)?;
-            let length = usize::try_from(segment.length).map_err(|_| Broken)?;
-            let piece = length.min(HEADER - filled);
-            let read = self
-                .memory
-                .read_slice(&mut bytes[filled..filled + piece], segment.address);
-            read.map_err(|_| Broken)?;
-            filled += piece;
-        }
+        buffers::copy_in(&self.memory, &self.chain.readable, &mut bytes)?;
         Ok(Some(Header::parse(&bytes)))
     }
 
@@ -177,15 +165,7 @@ impl Job {
             if !rx.pop(&mut self.chain)? {
                 break;
             }
-            let all: u64 = self
-                .chain
-                .writable
-                .iter()
-                .map(|segment| u64::from(segment.length))
-                .sum();
-            let behind = usize::try_from(all)
-                .map_err(|_| Broken)?
-                .checked_sub(HEADER);
+            let behind = buffers::total(&self.chain.writable).checked_sub(HEADER);
             let own = behind.filter(|room| *room > 0).ok_or(Broken)?;
             if !self.chain.readable.is_empty() {
                 return Err(Broken);
@@ -210,14 +190,12 @@ impl Job {
         vectors.clear();
         let mut left = limit;
         for buffer in &self.pool {
-            if left == 0 || vectors.len() >= MAX_VECTORS {
+            if left == 0 || vectors.len() >= buffers::MAX_VECTORS {
                 break;
             }
-            let room = buffer.room.min(left);
-            gather(&self.memory, &buffer.segments, HEADER, room, vectors)?;
-            left -= room;
+            left -= buffers::gather(&self.memory, &buffer.segments, HEADER, left, vectors)?;
         }
-        vectors.truncate(MAX_VECTORS);
+        vectors.truncate(buffers::MAX_VECTORS);
         Ok(vectors.iter().map(|vector| vector.iov_len).sum())
     }
 
@@ -328,38 +306,4 @@ impl Job {
             }
         }
     }
-}
-
-/// The host's addresses of `length` bytes in `segments`, behind the first `skip`.
-///
-/// # Errors
-/// Where the guest has no RAM, or the segments hold less.
-pub(super) fn gather(
-    memory: &GuestMemoryMmap,
-    segments: &[Segment],
-    mut skip: usize,
-    length: usize,
-    vectors: &mut Vec<libc::iovec>,
-) -> Result<(), Broken> {
-    let mut left = length;
-    for segment in segments {
-        let whole = usize::try_from(segment.length).map_err(|_| Broken)?;
-        let from = skip.min(whole);
-        skip -= from;
-        let piece = (whole - from).min(left);
-        if piece == 0 {
-            continue;
-        }
-        let from = u64::try_from(from).map_err(|_| Broken)?;
-        let address = GuestAddress(segment.address.0.checked_add(from).ok_or(Broken)?);
-        for slice in memory.get_slices(address, piece) {
-            let slice = slice.map_err(|_| Broken)?;
-            vectors.push(libc::iovec {
-                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                iov_len: slice.len(),
-            });
-        }
-        left -= piece;
-    }
-    if left == 0 { Ok(()) } else { Err(Broken) }
 }

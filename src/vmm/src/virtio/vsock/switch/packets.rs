@@ -3,10 +3,11 @@ use std::{io, os::fd::OwnedFd, time::Instant};
 
 use super::{ASK_AGAIN, CLOSE_TIME, MOST_RESETS, Switch, Taken, count};
 use crate::virtio::{
+    buffers,
     queue::Broken,
     vsock::{
         connection::{Asking, Connection, Phase},
-        guest::{self, Job},
+        guest::Job,
         host,
         packet::{HEADER, HOST_CID, Header, Ports, STREAM, ending, op},
         table::Token,
@@ -232,8 +233,11 @@ fn pass_on(
         && let Some(socket) = connection.socket()
     {
         vectors.clear();
-        guest::gather(job.memory(), job.packet(), HEADER, length, vectors)?;
-        let direct = &vectors[..vectors.len().min(guest::MAX_VECTORS)];
+        let gathered = buffers::gather(job.memory(), job.packet(), HEADER, length, vectors)?;
+        if gathered < length {
+            return Err(Broken);
+        }
+        let direct = &vectors[..vectors.len().min(buffers::MAX_VECTORS)];
         let wanted: usize = direct.iter().map(|vector| vector.iov_len).sum();
         match host::send(socket, direct) {
             Ok(bytes) => sent = bytes,
