@@ -82,6 +82,8 @@ const MADV_DONTNEED: u64 = 4;
 const MADV_REMOVE: u64 = 9;
 const STDERR: u64 = 2;
 const EVENTFD_BYTES: u64 = 8;
+/// `SOCK_CLOEXEC | SOCK_NONBLOCK`.
+const SOCK_PRIVATE: u64 = 0x8_0800;
 const IORING_REGISTER_FILES_UPDATE: u64 = 6;
 
 /// The real-time signal that calls a vCPU out of the guest: the first that the C library leaves to programs.
@@ -214,8 +216,8 @@ const VCPU_WITH_DEVICES: &[Rule] = &[rule(
     "a driver that is ready rings without an exit",
 )];
 
-/// What every thread of a block device needs.
-const BLOCK: &[Rule] = &[
+/// What the thread of any device needs.
+const DEVICE: &[Rule] = &[
     rule(
         libc::SYS_ioctl,
         "ioctl",
@@ -228,6 +230,10 @@ const BLOCK: &[Rule] = &[
         &[Is(0, STDERR)],
         "an error of the host's or the guest's is reported, or a panic",
     ),
+];
+
+/// What every thread of a block device needs besides.
+const BLOCK: &[Rule] = &[
     rule(
         libc::SYS_close,
         "close",
@@ -469,11 +475,11 @@ pub fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
         Role::RestartingMachine => [MACHINE, KICK, POWER_ON],
         Role::Vcpu => [VCPU, &[], &[]],
         Role::VcpuWithDevices => [VCPU, VCPU_WITH_DEVICES, &[]],
-        Role::BlockRing => [BLOCK, BLOCK_RING, &[]],
-        Role::BlockCalls => [BLOCK, BLOCK_CALLS, &[]],
-        Role::Balloon => [balloon::RULES, &[], &[]],
-        Role::Net => [net::RULES, &[], &[]],
-        Role::Vsock => [vsock::RULES, &[], &[]],
+        Role::BlockRing => [DEVICE, BLOCK, BLOCK_RING],
+        Role::BlockCalls => [DEVICE, BLOCK, BLOCK_CALLS],
+        Role::Balloon => [DEVICE, balloon::RULES, &[]],
+        Role::Net => [DEVICE, net::RULES, &[]],
+        Role::Vsock => [DEVICE, vsock::RULES, &[]],
         Role::Api => [api::RULES, &[], &[]],
     };
     COMMON.iter().chain(own.into_iter().flatten())

@@ -1,10 +1,8 @@
 use super::{
     Argument::{Is, Masked},
-    EVENTFD_BYTES, Rule, STDERR, request, rule,
+    EVENTFD_BYTES, Rule, SOCK_PRIVATE, STDERR, request, rule,
 };
 
-/// `SOCK_CLOEXEC | SOCK_NONBLOCK`.
-const SOCK_PRIVATE: u64 = 0x8_0800;
 const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
 const SHUT_WR: u64 = 1;
 const F_GETFL: u64 = 3;

@@ -1,4 +1,4 @@
-use super::{Argument::Is, EVENTFD_BYTES, MADV_DONTNEED, MADV_REMOVE, Rule, STDERR, request, rule};
+use super::{Argument::Is, EVENTFD_BYTES, MADV_DONTNEED, MADV_REMOVE, Rule, rule};
 
 /// A memory balloon.
 pub(super) const RULES: &[Rule] = &[
@@ -25,17 +25,5 @@ pub(super) const RULES: &[Rule] = &[
         "madvise",
         &[Is(2, MADV_REMOVE)],
         "pages of shared memory go back to the host",
-    ),
-    rule(
-        libc::SYS_ioctl,
-        "ioctl",
-        &[Is(1, request::KVM_SIGNAL_MSI)],
-        "the device interrupts",
-    ),
-    rule(
-        libc::SYS_write,
-        "write",
-        &[Is(0, STDERR)],
-        "the guest breaks the rules of virtqueues, or a panic is reported",
     ),
 ];

@@ -1,5 +1,5 @@
 //! A pair of a network card's queues.
-use super::{Is, Rule, STDERR, request, rule};
+use super::{Is, Rule, rule};
 
 /// `TUNSETOFFLOAD` and `TUNSETQUEUE` (`linux/if_tun.h`).
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
@@ -33,17 +33,5 @@ pub(super) const RULES: &[Rule] = &[
         "ioctl",
         &[Is(1, TUNSETQUEUE)],
         "the driver says how many pairs it uses",
-    ),
-    rule(
-        libc::SYS_ioctl,
-        "ioctl",
-        &[Is(1, request::KVM_SIGNAL_MSI)],
-        "the device interrupts",
-    ),
-    rule(
-        libc::SYS_write,
-        "write",
-        &[Is(0, STDERR)],
-        "a TAP that is gone or a driver that broke the rules is reported, or a panic",
     ),
 ];

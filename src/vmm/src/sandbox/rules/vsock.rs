@@ -1,13 +1,11 @@
 use super::{
     Argument::{Is, Masked},
-    Rule, STDERR, request, rule,
+    Rule, SOCK_PRIVATE, rule,
 };
 
 const AF_UNIX: u64 = 1;
 /// `SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK`.
 const PRIVATE_STREAM: u64 = 0x8_0801;
-/// `SOCK_CLOEXEC | SOCK_NONBLOCK`.
-const SOCK_PRIVATE: u64 = 0x8_0800;
 /// `O_PATH | O_CLOEXEC | O_NOFOLLOW | O_LARGEFILE`: nothing can be read or written by such a descriptor.
 const PLACE_ONLY: u64 = 0x2a_8000;
 const MSG_PEEK: u64 = 2;
@@ -77,18 +75,6 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule(libc::SYS_connect, "connect", &[], "the guest connects"),
     rule(libc::SYS_close, "close", &[], "a connection has gone"),
-    rule(
-        libc::SYS_ioctl,
-        "ioctl",
-        &[Is(1, request::KVM_SIGNAL_MSI)],
-        "the device interrupts",
-    ),
-    rule(
-        libc::SYS_write,
-        "write",
-        &[Is(0, STDERR)],
-        "an error of the host's or the guest's is reported, or a panic",
-    ),
     #[cfg(debug_assertions)]
     rule(
         libc::SYS_fcntl,
