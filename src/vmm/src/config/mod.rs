@@ -113,13 +113,11 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// Whether the guest gets any virtio device.
+    /// How many virtio devices the guest gets.
     #[must_use]
-    pub fn has_devices(&self) -> bool {
-        !self.drives.is_empty()
-            || !self.network_interfaces.is_empty()
-            || self.balloon.is_some()
-            || self.vsock.is_some()
+    pub fn devices(&self) -> usize {
+        let single = usize::from(self.balloon.is_some()) + usize::from(self.vsock.is_some());
+        self.drives.len() + self.network_interfaces.len() + single
     }
 
     /// How the guest finds its devices, as far as there is a bus to look for them on: not on PCI when there are none, nor when the
@@ -127,7 +125,7 @@ impl Definition {
     #[must_use]
     pub fn effective_transport(&self) -> Transport {
         let boot_args = self.boot_source.boot_args.as_deref().unwrap_or_default();
-        if !self.has_devices() || boot_args::turns_pci_off(boot_args) {
+        if self.devices() == 0 || boot_args::turns_pci_off(boot_args) {
             Transport::Mmio
         } else {
             self.machine_config.transport

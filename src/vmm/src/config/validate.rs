@@ -111,8 +111,7 @@ impl Definition {
 
     /// Each device has a place and an interrupt of its own.
     fn check_places(&self, errors: &mut Vec<ValueError>) {
-        let single = usize::from(self.balloon.is_some()) + usize::from(self.vsock.is_some());
-        let devices = self.drives.len() + self.network_interfaces.len() + single;
+        let devices = self.devices();
         // More drives than that alone are told of by themselves.
         if devices > MAX_DRIVES && self.drives.len() <= MAX_DRIVES {
             let key = match self.network_interfaces.is_empty() {

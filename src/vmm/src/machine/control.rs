@@ -14,8 +14,9 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{
-    MachineError, Policy, State, confine_thread,
+    MachineError, Policy, State,
     requests::{Request, Requests},
+    threads::confine_thread,
 };
 use crate::sandbox::{Filter, Role};
 

@@ -4,10 +4,11 @@ pub mod console;
 mod control;
 mod requests;
 mod signals;
+mod threads;
 
 use std::{
     fmt, io,
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use self::{
     control::{Attending, Wish},
     requests::{Request, Requests},
     signals::Signals,
+    threads::{spawn_vcpus, start_devices},
 };
 use crate::{
     arch::x86_64::{
@@ -42,7 +44,7 @@ use crate::{
         Crash, Exit, Surroundings,
         thread::{Assignment, VcpuThread, install_kick_handler},
     },
-    virtio::{Confine, Device, Duty, transport::SharedDevice},
+    virtio::{Device, transport::SharedDevice},
 };
 
 // One limit, told on two floors of which neither sees the other.
@@ -430,67 +432,6 @@ fn machine_role(policy: Policy, attended: bool) -> Role {
         (false, true) => Role::AttendedMachine,
         (false, false) => Role::Machine,
     }
-}
-
-/// The devices' threads, parked, each confined before it does anything.
-fn start_devices(devices: &Devices, policy: Policy) -> Result<(), MachineError> {
-    if devices.0.is_empty() {
-        return Ok(());
-    }
-    // Each is made when the first thread needs it, and most machines need few.
-    let filters: [OnceLock<Filter>; Duty::COUNT] = Default::default();
-    let confine: Confine = Arc::new(move |duty| {
-        if policy.sandbox {
-            let filter = filters[duty as usize].get_or_init(|| Filter::new(role_of(duty)));
-            confine_thread(Some(filter));
-        }
-    });
-    let mut outcome = Ok(());
-    devices.each(|device| {
-        if outcome.is_ok() {
-            outcome = device.start_threads(&confine);
-        }
-    });
-    outcome.map_err(|error| MachineError::Host("a thread", error))
-}
-
-fn role_of(duty: Duty) -> Role {
-    match duty {
-        Duty::BlockRing => Role::BlockRing,
-        Duty::BlockCalls => Role::BlockCalls,
-        Duty::Balloon => Role::Balloon,
-        Duty::Net => Role::Net,
-        Duty::Vsock => Role::Vsock,
-    }
-}
-
-/// # Panics
-/// When the filter cannot be installed: the thread must not go on.
-fn confine_thread(filter: Option<&Filter>) {
-    if let Some(Err(error)) = filter.map(Filter::install) {
-        panic!("a thread cannot be confined: {error}");
-    }
-}
-
-/// One thread per vCPU, each confined before it does anything.
-fn spawn_vcpus(
-    parts: &Parts,
-    policy: Policy,
-    requests: &Arc<Requests>,
-) -> Result<Vec<VcpuThread>, MachineError> {
-    let role = match parts.devices.0.is_empty() {
-        true => Role::Vcpu,
-        false => Role::VcpuWithDevices,
-    };
-    let filter = policy.sandbox.then(|| Filter::new(role));
-    (0..parts.topology.cpus)
-        .map(|index| {
-            let filter = filter.clone();
-            let confine = move || confine_thread(filter.as_ref());
-            VcpuThread::spawn(index, requests.clone(), confine)
-                .map_err(|error| MachineError::Host("a thread", error))
-        })
-        .collect()
 }
 
 fn assign(board: &mut Board, threads: &[VcpuThread]) {
