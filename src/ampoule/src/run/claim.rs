@@ -3,10 +3,11 @@ use std::{
     fmt,
     fs::{self, File},
     io,
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::fd::{AsFd, AsRawFd},
     path::Path,
 };
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use thiserror::Error;
 
 /// Why an image was not locked.
@@ -94,7 +95,7 @@ pub(super) fn lock_or_name_holder(file: &File, shared: bool) -> Result<(), Claim
 
 /// The first process that has `file` open by a descriptor which holds a lock (`proc(5)`, fdinfo).
 fn holder(file: &File) -> Option<Holder> {
-    let wanted = identity(&file.metadata().ok()?);
+    let wanted = identity(file, c"", AtFlags::EMPTY_PATH)?;
     let processes = fs::read_dir("/proc").ok()?.flatten();
     processes
         .filter_map(|entry| {
@@ -107,17 +108,28 @@ fn holder(file: &File) -> Option<Holder> {
         .next()
 }
 
-fn identity(data: &fs::Metadata) -> (u64, u64) {
-    (data.dev(), data.ino())
+/// A file's device and number there.
+type Identity = (u32, u32, u64);
+
+/// That of the file at `path` of `directory`, as far as the kernel knows: among the files that others have open are those of servers,
+/// which would be asked, and might never answer.
+fn identity(
+    directory: impl AsFd,
+    path: impl rustix::path::Arg,
+    flags: AtFlags,
+) -> Option<Identity> {
+    let flags = flags | AtFlags::STATX_DONT_SYNC;
+    let found = statx(directory, path, flags, StatxFlags::INO).ok()?;
+    Some((found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
 }
 
 /// Whether the process in `/proc` at `process` has the file locked.
-fn locks(process: &Path, wanted: (u64, u64)) -> bool {
+fn locks(process: &Path, wanted: Identity) -> bool {
     let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
         return false;
     };
     descriptors.flatten().any(|descriptor| {
-        let is_it = fs::metadata(descriptor.path()).is_ok_and(|data| identity(&data) == wanted);
+        let is_it = identity(CWD, descriptor.path(), AtFlags::empty()) == Some(wanted);
         let info = process.join("fdinfo").join(descriptor.file_name());
         is_it && fs::read_to_string(info).is_ok_and(|info| info.contains("\nlock:"))
     })
