@@ -47,8 +47,8 @@ fn is_full() -> bool {
     env::var_os("AMPOULE_TEST_FULL").is_some()
 }
 
-/// The own kernel has no driver for PCI.
-fn on_pci_where_it_can(guest: Linux) -> Linux {
+/// Transports go pairwise: one kernel's disks are on PCI, the other's are not.
+fn on_pci_or_not(guest: Linux) -> Linux {
     if is_stock() {
         guest.with("--transport pci")
     } else {
@@ -114,7 +114,7 @@ fn two_processors_write_by_two_queues_and_read_back() {
         format!("{},cache=writethrough,queues=2", disks[1].path().display()),
     ];
     // Two jobs, each on a part and a processor of its own.
-    let guest = on_pci_where_it_can(with_disks(&options))
+    let guest = on_pci_or_not(with_disks(&options))
         .with("--cpus 2")
         .script(&format!(
             "{FIO}; P='--numjobs=2 --offset_increment=1M --cpus_allowed=0,1 --cpus_allowed_policy=split'; set -e
@@ -147,7 +147,7 @@ fn what_is_discarded_gives_its_room_back_and_nothing_else() {
     let disk = image(8 * MIB);
     let allocated = || fs::metadata(disk.path()).expect("an image").blocks() * 512;
     let before = allocated();
-    let report = on_pci_where_it_can(with_disks(&[disk.path().display().to_string()]))
+    let report = on_pci_or_not(with_disks(&[disk.path().display().to_string()]))
         .script(&format!(
             "{FIO}; set -e
 blkdiscard -o 1048576 -l 2097152 /dev/vda
@@ -287,7 +287,7 @@ fn what_was_flushed_outlives_a_host_that_fails() {
         format!("{},cache={cache}", path.display())
     });
     rustix::fs::sync();
-    let mut guest = on_pci_where_it_can(with_disks(&options))
+    let mut guest = on_pci_or_not(with_disks(&options))
         .script(&format!(
             "{ACKNOWLEDGE}
 n=0; while w vda $n $S && w vdb $n $S && w vdc $n \"$D\"; do echo ack $n; n=$((n + 1)); done; echo over"

@@ -35,7 +35,7 @@ fn with_disks(options: &[String]) -> Linux {
     guest.with_more(&flags.join(" "))
 }
 
-/// Some tests put the disks on a PCI bus, where the kernel has drivers for one: the own kernel has none.
+/// Some tests put the disks on a PCI bus, with one of the kernels: transports go pairwise.
 fn on_a_bus(guest: Linux) -> Linux {
     if Image::Given.path() == Image::Cloud.path() {
         guest.with("--transport pci")

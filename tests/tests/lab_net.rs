@@ -9,7 +9,7 @@ use ampoule_tests::{
     Guest, Launch,
     api::Socket,
     linux::{Image, Linux, linux},
-    wait_until,
+    trace, wait_until,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -52,7 +52,7 @@ fn loaded(options: &str) -> Linux {
     let guest = guest.with("--memory 512M");
     let guest = guest.with_more(&format!("--net {options}"));
     match is_stock() {
-        // The own kernel has no driver for it.
+        // Transports go pairwise.
         true => guest.with("--transport pci"),
         false => guest,
     }
@@ -63,7 +63,10 @@ const UP: &str = "ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up";
 
 /// A guest at its shell, with its card up.
 fn start(guest: Linux) -> Guest {
-    let mut guest = guest.start();
+    brought_up(guest.start())
+}
+
+fn brought_up(mut guest: Guest) -> Guest {
     guest.wait_for("user space");
     guest.wait_for("# ");
     run(&mut guest, UP);
@@ -117,9 +120,6 @@ fn reach(size: u32) {
 #[test]
 fn a_guest_pings_and_is_pinged() {
     for transport in ["mmio", "pci"] {
-        if transport == "pci" && !is_stock() {
-            continue; // The own kernel has no driver for it.
-        }
         namespace();
         tap("tap0", "", 1500);
         let guest =
@@ -489,36 +489,15 @@ fn what_cannot_be_a_card_is_refused_with_what_to_do() {
     power_off(holder);
 }
 
-/// The thread of a guest's process that is called `name`.
-fn thread(guest: &Guest, name: &str) -> String {
-    let tasks = format!("/proc/{}/task", guest.pid().as_raw_nonzero());
-    let tasks = fs::read_dir(tasks).expect("it runs");
-    let mut ids = tasks.filter_map(|task| Some(task.ok()?.path()));
-    let named = |path: &PathBuf| {
-        fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
-    };
-    let path = ids.find(named).expect("there is such a thread");
-    let id = path.file_name().expect("a number");
-    id.to_string_lossy().into_owned()
-}
-
 #[test]
 fn a_card_uses_every_rule_of_its_own_and_no_other_call() {
     namespace();
     tap("tap0", "", 1500);
-    let mut guest = start(with_net("tap=tap0"));
-    let file = tempfile::NamedTempFile::new().expect("there is room");
-    let path = file.path().to_str().expect("a plain path");
-    let words = ["-X", "raw", "-o", path, "-p", &thread(&guest, "net0")];
-    let mut strace = Command::new("strace")
-        .args(words)
-        .spawn()
-        .expect("strace runs");
-    let trace = || fs::read_to_string(path).unwrap_or_default();
-    wait_until("the thread is traced", || {
-        answers(56);
-        trace().contains("writev(")
-    });
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let mut command = trace::traced(directory.path());
+    command.args(with_net("tap=tap0").command_line());
+    let mut guest = brought_up(Launch::command(command).start());
+    reach(56);
     run(
         &mut guest,
         "cd /sys/bus/virtio/drivers/virtio_net && D=$(echo virtio*) && echo $D >unbind && echo $D >bind",
@@ -528,55 +507,10 @@ fn a_card_uses_every_rule_of_its_own_and_no_other_call() {
     ip("link delete tap0");
     guest.wait_for_message("its interface is gone");
     power_off(guest);
-    strace.wait().expect("it ends with what it traces");
-    let called: std::collections::BTreeSet<String> = trace()
-        .lines()
-        .filter_map(|line| {
-            let (name, rest) = line.split_once('(')?;
-            let request = rest.split(", ").nth(1)?.trim_end_matches(')');
-            match name {
-                "ioctl" => Some(format!("ioctl {:#x}", number(request))),
-                // The C library of the program is not always that of this test.
-                "epoll_pwait" => Some("epoll_wait".into()),
-                _ => Some(name.to_owned()),
-            }
-        })
-        .collect();
-    let rules: std::collections::BTreeSet<String> =
-        vmm::sandbox::rules::of(vmm::sandbox::Role::Net)
-            .map(|rule| match rule.arguments.first() {
-                Some(vmm::sandbox::rules::Argument::Is(1, request)) => {
-                    format!("{} {request:#x}", rule.name)
-                }
-                _ => rule.name.to_owned(),
-            })
-            .collect();
-    // What every thread may do to live, and what the end of the process interrupts.
-    let needless = [
-        "futex",
-        "mmap",
-        "munmap",
-        "mremap",
-        "brk",
-        "mprotect",
-        "madvise",
-        "ioctl 0x5402",
-        "exit_group",
-        "+++",
-    ];
-    let unused: Vec<_> = rules
-        .difference(&called)
-        .filter(|rule| !needless.contains(&rule.as_str()))
-        .collect();
-    assert!(unused.is_empty(), "{unused:?}");
-    let unknown: Vec<_> = called
-        .difference(&rules)
-        .filter(|call| !["exit", "restart_syscall"].contains(&call.as_str()))
-        .collect();
-    assert!(unknown.is_empty(), "{unknown:?}");
-}
-
-fn number(text: &str) -> u64 {
-    let digits = text.trim_start_matches("0x");
-    u64::from_str_radix(digits, 16).expect("a number of strace's")
+    let threads = trace::threads(directory.path());
+    let card = threads
+        .iter()
+        .find(|(before, ..)| before.contains("\"net0"));
+    let (_, calls, _) = card.expect("there is such a thread");
+    trace::compare("net", &[(0, calls)]);
 }

@@ -6,16 +6,19 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ampoule_tests::{
     Guest, Launch,
     api::Socket,
     linux::{Image, Linux, linux},
-    trace,
+    trace, wait_until,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    net::sockopt::{Timeout, set_socket_timeout},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tempfile::TempDir;
 
 const CID: u32 = 3;
@@ -43,7 +46,7 @@ impl Place {
     fn guest(&self) -> Linux {
         let guest = linux().initrd(Image::SocatInitrd);
         let guest = guest.with_more(&format!("--vsock {CID},{}", self.path(None).display()));
-        // The own kernel has no driver for PCI.
+        // Transports go pairwise.
         if is_stock() {
             guest.with("--transport pci")
         } else {
@@ -53,15 +56,13 @@ impl Place {
 
     /// A client that has greeted.
     fn greet(&self, greeting: &str) -> UnixStream {
-        let end = Instant::now() + PATIENCE;
-        let mut stream = loop {
-            match UnixStream::connect(self.path(None)) {
-                Ok(stream) => break stream,
-                // The program has only just been started.
-                Err(error) => assert!(Instant::now() < end, "nobody listens: {error}"),
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
+        let mut stream = None;
+        // The program may have only just been started.
+        wait_until("somebody listens", || {
+            stream = UnixStream::connect(self.path(None)).ok();
+            stream.is_some()
+        });
+        let mut stream = stream.expect("somebody listened");
         stream.set_read_timeout(Some(PATIENCE)).expect("it is open");
         let sent = stream.write_all(greeting.as_bytes());
         sent.expect("it is listened to");
@@ -78,16 +79,8 @@ impl Place {
 
     /// The guest's connection to a server.
     fn accept(server: &UnixListener) -> UnixStream {
-        server.set_nonblocking(true).expect("it is open");
-        let end = Instant::now() + PATIENCE;
-        let stream = loop {
-            match server.accept() {
-                Ok((stream, _)) => break stream,
-                Err(error) => assert!(Instant::now() < end, "the guest does not connect: {error}"),
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
-        stream.set_nonblocking(false).expect("it is open");
+        set_socket_timeout(server, Timeout::Recv, Some(PATIENCE)).expect("it is a socket");
+        let (stream, _) = server.accept().expect("the guest connects");
         stream.set_read_timeout(Some(PATIENCE)).expect("it is open");
         stream
     }
