@@ -59,6 +59,31 @@ build_guest_marker() {
         -C relocation-model=static -C link-arg=-nostartfiles -C link-arg=-nostdlib -C link-arg=-static -o "$1/guest-marker" "$2"
 }
 
+# guest_traffic_initrd TREE MODULE… - prints the path of that RAM disk with these modules and /guest-traffic, which sends and receives what
+# it is told to (guest-traffic.rs).
+guest_traffic_initrd() {
+    local tree=$1 modules program
+    shift
+    need_packages busybox-static cpio
+    modules=$(module_closure "$tree" "$@")
+    program=$(guest_traffic)
+    initrd_from "$TOOLS_LIB/guest-init.sh" "$modules" "$(guest_marker)" "$program"
+}
+
+guest_traffic() {
+    local source=$TOOLS_LIB/guest-traffic.rs compiler key
+    compiler=$(rustc -vV) || die 'no rustc (hint: install a stable Rust toolchain, as for building Ampoule)'
+    key=$({ cat "$source" && printf '%s\n' "$compiler" && declare -f build_guest_traffic; } | hash_of)
+    printf '%s/guest-traffic\n' "$(cached "guest-traffic/$key" build_guest_traffic "$source")"
+}
+
+# Static, as guests have no libraries.
+build_guest_traffic() {
+    mkdir "$1"
+    run_logged 'compiling guest-traffic' -- rustc --edition 2024 --crate-name guest_traffic -C opt-level=2 -C panic=abort -C strip=symbols \
+        -C target-feature=+crt-static -o "$1/guest-traffic" "$2"
+}
+
 # initrd_from INIT MODULES [FILE…] - a RAM disk with INIT as /init, busybox under all its names, the modules (paths, one a line) in
 # /modules in the order to load them in (/modules/order), and the files in /.
 initrd_from() {

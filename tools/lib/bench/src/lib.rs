@@ -1,4 +1,5 @@
-//! The timing behind `tools/bench boot`: what a shell is too slow to measure, and what makes a table of it.
+//! The timing behind `tools/bench`: what a shell is too slow to measure, and what makes a table of it.
+pub mod counts;
 pub mod cpio;
 pub mod disk_lab;
 pub mod disk_path;
@@ -7,10 +8,15 @@ pub mod floor;
 pub mod host;
 pub mod lab;
 pub mod launch;
+pub mod limits;
+pub mod net_lab;
 pub mod programs;
 pub mod report;
 pub mod results;
+pub mod sessions;
 pub mod smaps;
 pub mod stats;
 pub mod svg;
 pub mod trace;
+pub mod traffic;
+pub mod vsock_lab;

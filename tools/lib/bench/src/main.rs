@@ -1,4 +1,4 @@
-//! The parts of `tools/bench boot`. Each prints its results as JSON: `host` runs on the host, `lab` in the lab; `report` reads what they printed.
+//! The parts of `tools/bench`. Each prints its results as JSON: `host` runs on the host, `lab` in the lab; `report` reads what they printed.
 
 use std::{
     collections::HashMap,
@@ -8,18 +8,19 @@ use std::{
 };
 
 use ampoule_bench::{
-    disk_lab, disk_path, host, lab, programs, report,
+    disk_lab, disk_path, host, lab, net_lab, programs, report,
     results::{Results, Subject},
-    svg,
+    sessions, svg, vsock_lab,
 };
 
 const USAGE: &str = "\
 ampoule-bench host --ampoule FILE --work DIRECTORY --items 1,2,3,6 --rounds N --seed N
 ampoule-bench disk-path --work DIRECTORY --rounds N --seed N
 ampoule-bench disk-lab --ampoule FILE --work DIRECTORY --rounds N --seed N --kernel FILE --initrd FILE
+ampoule-bench net-lab|vsock-lab --ampoule FILE --work DIRECTORY --items 1,3 --rounds N --seed N --kernel FILE --initrd FILE
 ampoule-bench lab --ampoule FILE --work DIRECTORY --rounds N --seed N --clock instructions|time
                   --stock-image FILE --stock-elf FILE [--own-image FILE --own-elf FILE]
-ampoule-bench report [--subject boot|block] [--json yes] [--svg FILE] [--save FILE] RESULTS…";
+ampoule-bench report [--subject boot|block|net|vsock] [--json yes] [--svg FILE] [--save FILE] RESULTS…";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
         "host" => host_part(&options),
         "disk-path" => disk_path_part(&options),
         "disk-lab" => disk_lab_part(&options),
+        "net-lab" => traffic_lab_part(&options, net_lab::measure),
+        "vsock-lab" => traffic_lab_part(&options, vsock_lab::measure),
         "lab" => lab_part(&options),
         "report" => report_part(&options),
         _ => Err(io::Error::other(USAGE)),
@@ -76,6 +79,11 @@ impl Options {
             .ok_or_else(|| io::Error::other(format!("--{name} is missing")))
     }
 
+    fn items<T: FromIterator<u8>>(&self) -> io::Result<T> {
+        let items = self.need("items")?.split(',');
+        Ok(items.filter_map(|item| item.parse().ok()).collect())
+    }
+
     fn number<T: std::str::FromStr>(&self, name: &str) -> io::Result<T> {
         let text = self.need(name)?;
         text.parse()
@@ -85,13 +93,8 @@ impl Options {
 
 fn host_part(options: &Options) -> io::Result<()> {
     let (programs, absent) = programs::find(Path::new(options.need("ampoule")?))?;
-    let items = options
-        .need("items")?
-        .split(',')
-        .filter_map(|item| item.parse().ok())
-        .collect();
     let plan = host::Plan {
-        items,
+        items: options.items()?,
         rounds: options.number("rounds")?,
         seed: options.number("seed")?,
     };
@@ -121,6 +124,23 @@ fn disk_lab_part(options: &Options) -> io::Result<()> {
     };
     let work = Path::new(options.need("work")?);
     print(&disk_lab::measure(&plan, &programs, absent, work)?)
+}
+
+/// Measures guests that send and receive.
+type MeasureTraffic =
+    fn(&sessions::Plan, &[programs::Program], Vec<programs::Absent>, &Path) -> io::Result<Results>;
+
+fn traffic_lab_part(options: &Options, measure: MeasureTraffic) -> io::Result<()> {
+    let (programs, absent) = programs::find(Path::new(options.need("ampoule")?))?;
+    let plan = sessions::Plan {
+        items: options.items()?,
+        rounds: options.number("rounds")?,
+        seed: options.number("seed")?,
+        kernel: options.need("kernel")?.into(),
+        initrd: options.need("initrd")?.into(),
+    };
+    let work = Path::new(options.need("work")?);
+    print(&measure(&plan, &programs, absent, work)?)
 }
 
 fn lab_part(options: &Options) -> io::Result<()> {
@@ -156,6 +176,8 @@ fn report_part(options: &Options) -> io::Result<()> {
     }
     results.subject = match options.get("subject") {
         Some("block") => Subject::Block,
+        Some("net") => Subject::Net,
+        Some("vsock") => Subject::Vsock,
         _ => Subject::Boot,
     };
     let object = serde_json::to_string_pretty(&report::object(&results))?;

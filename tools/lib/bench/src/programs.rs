@@ -40,6 +40,22 @@ pub struct Program {
     pub version: String,
 }
 
+/// A network card.
+#[derive(Clone, Debug)]
+pub struct Net {
+    /// The TAP that is its other end.
+    pub tap: String,
+    /// Whether the host's kernel serves it, where a program can have that.
+    pub vhost: bool,
+}
+
+/// Has QEMU name its threads, so that its vCPUs can be told from the others.
+const NAMED_THREADS: [&str; 2] = ["-name", "guest,debug-threads=on"];
+/// The address of every guest's card.
+const MAC: &str = "06:00:0a:09:00:02";
+/// Every guest's context id.
+pub const CID: u32 = 3;
+
 /// A guest to ask for.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -51,6 +67,12 @@ pub struct Guest {
     pub cpus: u32,
     /// A raw image, for it to write to.
     pub disk: Option<PathBuf>,
+    /// A network card.
+    pub net: Option<Net>,
+    /// A socket to the host: where the unix socket is made, for those that have one.
+    pub vsock: Option<PathBuf>,
+    /// Whether it has a balloon, of no size.
+    pub balloon: bool,
     /// How it finds its devices, where that can be chosen.
     pub transport: Option<&'static str>,
     /// A script for its init to run (`ampoule.run=`).
@@ -65,6 +87,9 @@ impl Guest {
             initrd,
             cpus,
             disk: None,
+            net: None,
+            vsock: None,
+            balloon: false,
             transport: None,
             script: None,
         }
@@ -152,6 +177,15 @@ impl Program {
                 if let Some(disk) = &guest.disk {
                     command.arg("--disk").arg(disk);
                 }
+                if let Some(net) = &guest.net {
+                    command.args(["--net", &format!("tap={},mac={MAC}", net.tap)]);
+                }
+                if let Some(vsock) = &guest.vsock {
+                    command.args(["--vsock", &format!("{CID},{}", vsock.display())]);
+                }
+                if guest.balloon {
+                    command.args(["--balloon", "0"]);
+                }
                 if let Some(transport) = guest.transport {
                     command.args(["--transport", transport]);
                 }
@@ -184,6 +218,15 @@ impl Program {
                     command
                         .arg("--disk")
                         .arg(format!("path={}", disk.display()));
+                }
+                if let Some(net) = &guest.net {
+                    command.args(["--net", &format!("tap={},mac={MAC}", net.tap)]);
+                }
+                if let Some(vsock) = &guest.vsock {
+                    command.args(["--vsock", &format!("cid={CID},socket={}", vsock.display())]);
+                }
+                if guest.balloon {
+                    command.args(["--balloon", "size=0"]);
                 }
             }
             Kind::Qemu => {
@@ -220,6 +263,27 @@ impl Program {
                     ));
                     command.args(["-device", "virtio-blk-device,drive=disk,iothread=io"]);
                 }
+                if let Some(net) = &guest.net {
+                    command.args(NAMED_THREADS);
+                    let vhost = if net.vhost { "on" } else { "off" };
+                    command.arg("-netdev").arg(format!(
+                        "tap,id=net,ifname={},script=no,downscript=no,vhost={vhost}",
+                        net.tap
+                    ));
+                    command.args([
+                        "-device",
+                        &format!("virtio-net-device,netdev=net,mac={MAC}"),
+                    ]);
+                }
+                if guest.vsock.is_some() {
+                    command.args(NAMED_THREADS);
+                    // It has no other than the host's kernel's, which wants a device of virtio 1.
+                    command.args(["-global", "virtio-mmio.force-legacy=false"]);
+                    command.args(["-device", &format!("vhost-vsock-device,guest-cid={CID}")]);
+                }
+                if guest.balloon {
+                    command.args(["-device", "virtio-balloon-device"]);
+                }
             }
         }
         Ok(command)
@@ -239,11 +303,21 @@ impl Program {
                 })
             })
             .collect();
-        let definition = json!({
+        let mut definition = json!({
             "boot-source": boot,
             "drives": drives,
             "machine-config": { "vcpu_count": guest.cpus, "mem_size_mib": MEMORY_MIB },
         });
+        if let Some(net) = &guest.net {
+            let card = json!({ "iface_id": "net", "host_dev_name": net.tap, "guest_mac": MAC });
+            definition["network-interfaces"] = json!([card]);
+        }
+        if let Some(vsock) = &guest.vsock {
+            definition["vsock"] = json!({ "guest_cid": CID, "uds_path": vsock });
+        }
+        if guest.balloon {
+            definition["balloon"] = json!({ "amount_mib": 0, "deflate_on_oom": false });
+        }
         let kernel = guest
             .kernel
             .file_name()
@@ -335,6 +409,12 @@ mod tests {
         };
         let guest = Guest {
             disk: initrd.then(|| "/disk".into()),
+            net: initrd.then(|| Net {
+                tap: "tap7".into(),
+                vhost: false,
+            }),
+            vsock: initrd.then(|| "/vsock".into()),
+            balloon: initrd,
             ..Guest::new("/k".into(), initrd.then(|| "/i".into()), 2)
         };
         let directory = tempfile::tempdir().unwrap();
@@ -360,7 +440,9 @@ mod tests {
             Kind::Qemu,
         ] {
             let line = words(kind, true);
-            for part in ["/k", "/i", "128", "quiet", "/disk"] {
+            for part in [
+                "/k", "/i", "128", "quiet", "/disk", "tap7", MAC, "vsock", "balloon",
+            ] {
                 assert!(line.contains(part), "{kind:?}: {part} in {line}");
             }
             assert!(line.contains('2'), "{line}");

@@ -1,92 +1,17 @@
-//! Limits, and whether they are met; the table and the JSON object.
+//! Whether limits are met; the table and the JSON object.
 use std::{collections::BTreeMap, fmt::Write};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    disk_path::FIO,
     floor::{BARE_FLOOR, FLOOR},
-    results::{Results, Subject},
+    limits::{self, Against, Limit, item_title, title},
+    results::Results,
     stats::Summary,
 };
 
 const OURS: &str = "ampoule";
-
-/// What a quantity is held against.
-#[derive(Clone, Copy, Debug)]
-enum Against {
-    /// Nothing else: the limit is in its own unit.
-    Itself,
-    /// The floor's.
-    Floor,
-    /// The least of the rivals'.
-    BestRival,
-    /// A program's that is no rival.
-    Program(&'static str),
-    /// The same, by the difference.
-    Above(&'static str),
-    /// Another quantity of ours.
-    Ours(&'static str),
-    /// What each further vCPU adds to this quantity of ours, as a share of it.
-    AddedVcpus(&'static str, f64),
-}
-
-struct Limit {
-    item: u8,
-    measure: &'static str,
-    against: Against,
-    at_most: f64,
-}
-
-const fn limit(item: u8, measure: &'static str, against: Against, at_most: f64) -> Limit {
-    Limit {
-        item,
-        measure,
-        against,
-        at_most,
-    }
-}
-
-const BLOCK_LIMITS: [Limit; 8] = [
-    limit(2, "read_4k_1", Against::BestRival, 1.0),
-    limit(2, "write_4k_1", Against::BestRival, 1.0),
-    limit(2, "read_4k_32", Against::BestRival, 1.0),
-    limit(2, "write_4k_32", Against::BestRival, 1.0),
-    limit(2, "read_128k_1", Against::BestRival, 1.0),
-    limit(3, "path_time_32", Against::Program(FIO), 1.0 / 0.9),
-    limit(3, "path_time_1", Against::Above(FIO), 2.0),
-    limit(4, "disk_dirty", Against::Itself, 0.8),
-];
-
-const BOOT_LIMITS: [Limit; 16] = [
-    limit(1, "first_byte", Against::Floor, 2.0),
-    limit(1, "first_byte", Against::BestRival, 0.5),
-    limit(1, "system_calls", Against::Itself, 100.0),
-    limit(2, "gone", Against::BestRival, 0.2),
-    limit(3, "host_dirty", Against::Itself, 0.2),
-    limit(3, "host_pss", Against::Itself, 1.5),
-    limit(3, "host_pss_ten", Against::Itself, 0.4),
-    limit(3, "lab_dirty_own", Against::Itself, 0.5),
-    limit(3, "lab_pss_own", Against::Itself, 2.5),
-    limit(4, "exits_own", Against::Itself, 50.0),
-    limit(5, "launch_own", Against::Ours("launch_stock"), 1.0 / 3.0),
-    limit(5, "launch_own", Against::BestRival, 1.0),
-    limit(5, "touched_own", Against::Itself, 20.0),
-    limit(
-        5,
-        "launch_own_2",
-        Against::AddedVcpus("launch_own", 1.0),
-        0.05,
-    ),
-    limit(
-        5,
-        "launch_own_4",
-        Against::AddedVcpus("launch_own", 3.0),
-        0.05,
-    ),
-    limit(6, "fifty_failures", Against::Itself, 0.0),
-];
 
 /// A limit, judged.
 #[derive(Clone, Debug, Serialize)]
@@ -109,10 +34,7 @@ pub struct Verdict {
 
 /// Judges every limit of the items that were measured.
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
-    let limits: &[Limit] = match results.subject {
-        Subject::Boot => &BOOT_LIMITS,
-        Subject::Block => &BLOCK_LIMITS,
-    };
+    let limits = limits::of(results.subject);
     limits.iter().map(|limit| judge(limit, results)).collect()
 }
 
@@ -185,62 +107,11 @@ fn best_rival<'a>(
                 && ![OURS, FLOOR, BARE_FLOOR].contains(&row.program.as_str())
                 // By another transport.
                 && !row.program.starts_with(OURS)
+                // No monitor's own work, but the host's kernel's.
+                && !row.program.contains("vhost")
         })
         .map(|row| (row.program.as_str(), percentile(&row.summary)))
         .min_by(|a, b| a.1.total_cmp(&b.1))
-}
-
-/// A quantity in words.
-pub fn title(measure: &str) -> &str {
-    match measure {
-        "first_byte" => "exec to first byte of a hand-made guest",
-        "system_calls" => "system calls before the guest runs",
-        "gone" => "exec to process gone, of a guest that resets at once",
-        "host_dirty" => "private dirty outside guest RAM, idle hand-made guest",
-        "host_pss" => "PSS outside guest RAM, idle hand-made guest",
-        "host_dirty_ten" => "private dirty each, ten running",
-        "host_pss_ten" => "PSS each, ten running",
-        "lab_dirty_own" => "private dirty outside guest RAM, Linux idle, own kernel",
-        "lab_pss_own" => "PSS outside guest RAM, Linux idle, own kernel",
-        "lab_dirty_stock" => "private dirty outside guest RAM, Linux idle, stock kernel",
-        "lab_pss_stock" => "PSS outside guest RAM, Linux idle, stock kernel",
-        "exits_own" => "exits to user space until init, own kernel, outside the serial port",
-        "exits_stock" => "exits to user space until init, stock kernel, outside the serial port",
-        "launch_own" => "launch to user space, own kernel, 1 vCPU",
-        "launch_own_2" => "launch to user space, own kernel, 2 vCPUs",
-        "launch_own_4" => "launch to user space, own kernel, 4 vCPUs",
-        "launch_stock" => "launch to user space, stock kernel, 1 vCPU",
-        "touched_own" => "guest RAM touched, own kernel",
-        "touched_stock" => "guest RAM touched, stock kernel",
-        "read_4k_1" => "4 KiB read at random, one under way, guest included",
-        "write_4k_1" => "4 KiB written at random, one under way, guest included",
-        "read_4k_32" => "4 KiB read at random, 32 under way, guest included",
-        "write_4k_32" => "4 KiB written at random, 32 under way, guest included",
-        "read_128k_1" => "128 KiB read at random, one under way, guest included",
-        "path_reads_1" => "reads of 4 KiB from ring to file and back, one under way",
-        "path_reads_32" => "reads of 4 KiB from ring to file and back, 32 under way",
-        "path_time_1" => "time of each read, one under way",
-        "path_time_32" => "time of each read, 32 under way",
-        "disk_dirty" => "private dirty outside guest RAM, Linux idle with a disk",
-        "fifty_at_once" => "fifty launches at once, on two processors",
-        "fifty_in_turn" => "fifty launches in turn",
-        "fifty_failures" => "launches of the fifties that failed",
-        other => other,
-    }
-}
-
-fn item_title(subject: Subject, item: u8) -> &'static str {
-    match item {
-        2 if subject == Subject::Block => "A request",
-        3 if subject == Subject::Block => "The path on the host",
-        4 if subject == Subject::Block => "Memory outside guest RAM",
-        1 => "Start",
-        2 => "Whole life",
-        3 => "Memory outside guest RAM",
-        4 => "Exits to user space",
-        5 => "Linux",
-        _ => "Fifty at once",
-    }
 }
 
 /// The results as people read them.
@@ -273,6 +144,7 @@ pub fn table(results: &Results) -> String {
             format_args!("\nexits until init, {kernel} kernel: {}", list.join(", ")),
         );
     }
+    call_lines(&mut text, results);
     if !results.own_phases.is_empty() {
         line(
             &mut text,
@@ -319,6 +191,21 @@ pub fn table(results: &Results) -> String {
         format_args!("\n{met} limits met, {missed} missed, {open} not measured"),
     );
     text
+}
+
+/// Which system calls those are that were counted.
+fn call_lines(text: &mut String, results: &Results) {
+    for (what, programs) in &results.calls {
+        line(text, format_args!("\n{}: which", title(what)));
+        for (program, calls) in programs {
+            let mut calls: Vec<_> = calls.iter().collect();
+            calls.sort_by(|a, b| b.1.total_cmp(a.1));
+            let list: Vec<_> = (calls.iter())
+                .map(|(name, count)| format!("{name} {}", figure(**count)))
+                .collect();
+            line(text, format_args!("     {program}: {}", list.join(", ")));
+        }
+    }
 }
 
 /// Each once, with how often it is there.
@@ -448,6 +335,7 @@ pub fn object(results: &Results) -> Value {
         "timelines": results.timelines,
         "own_phases": results.own_phases,
         "exits_to_user_space": results.exits,
+        "system_calls": results.calls,
         "skipped": results.skipped,
         "failures": results.failures,
     })

@@ -68,6 +68,10 @@ pub enum Subject {
     Boot,
     /// Their disks.
     Block,
+    /// Their network cards.
+    Net,
+    /// Their sockets.
+    Vsock,
 }
 
 /// Everything that a part found out. A part leaves out what it does not know.
@@ -86,6 +90,8 @@ pub struct Results {
     pub own_phases: Vec<Mark>,
     /// Exits to user space until init by device, by kernel.
     pub exits: BTreeMap<String, BTreeMap<String, u64>>,
+    /// System calls for each unit of what was done: by what was done, by program, by name.
+    pub calls: BTreeMap<String, BTreeMap<String, BTreeMap<String, f64>>>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// Runs that went wrong: they are in no summary.
@@ -158,6 +164,7 @@ impl Results {
         self.timelines.extend(other.timelines);
         self.own_phases.extend(other.own_phases);
         self.exits.extend(other.exits);
+        self.calls.extend(other.calls);
         self.failures.extend(other.failures);
         self.setting.extend(other.setting);
     }
