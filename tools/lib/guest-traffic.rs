@@ -21,7 +21,7 @@ use std::{
 const PIECE: usize = 64 << 10;
 const DATAGRAM: usize = 64;
 /// How long a datagram is waited for that should be there already.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 const AF_VSOCK: u16 = 40;
 const SOCK_STREAM: i32 = 1;

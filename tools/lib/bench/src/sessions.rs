@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Of the lab's clock: many times what the slowest takes.
-pub const TIMEOUT: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 /// What the guest says when its devices are there and nothing has been asked of them.
 pub const READY: &str = "traffic-ready";
 /// The unit in which streams are counted.

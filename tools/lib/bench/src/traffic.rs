@@ -17,10 +17,11 @@ use rustix::{
 pub const DATAGRAM: usize = 64;
 /// Of what is sent and received at a time.
 const PIECE: usize = 64 << 10;
-/// Of the lab's clock: many times what any transfer takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Of the lab's clock: how long nothing comes before a guest is given up, ten times what any whole transfer takes. A guest that spins costs
+/// minutes of real time for a few of these seconds.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// The same for datagrams, of which the last is sent before it is waited for.
-const LOST_AFTER: Duration = Duration::from_secs(4);
+const LOST_AFTER: Duration = Duration::from_secs(2);
 
 /// A guest that does what it is told.
 #[derive(Debug)]
