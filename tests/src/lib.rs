@@ -18,6 +18,7 @@ mod host_disk;
 mod lacking;
 mod launch;
 pub mod linux;
+pub mod network;
 mod program;
 mod terminal;
 pub mod trace;

@@ -9,32 +9,9 @@ use ampoule_tests::{
     Guest, Launch,
     api::Socket,
     linux::{Image, Linux, linux},
+    network::{GUEST, HOST, ip, namespace, succeed, tap},
     trace, wait_until,
 };
-use rustix::thread::{UnshareFlags, unshare_unsafe};
-
-const HOST: &str = "10.9.0.1";
-const GUEST: &str = "10.9.0.2";
-
-/// From here on this thread, and what it starts, has a network of its own.
-fn namespace() {
-    // SAFETY: nothing of this process is shared that a network namespace is about.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("the lab lets tests do so");
-    ip("link set lo up");
-}
-
-fn ip(words: &str) {
-    let output = Command::new("ip").args(words.split_whitespace()).output();
-    let output = output.expect("iproute2 is installed");
-    assert!(output.status.success(), "ip {words}: {output:?}");
-}
-
-/// A TAP with this side's address.
-fn tap(name: &str, more: &str, mtu: u32) {
-    ip(&format!("tuntap add dev {name} mode tap {more}"));
-    ip(&format!("addr add {HOST}/24 dev {name}"));
-    ip(&format!("link set {name} mtu {mtu} up"));
-}
 
 fn is_stock() -> bool {
     Image::Given.path() == Image::Cloud.path()
@@ -92,12 +69,6 @@ fn program(name: &str) -> Command {
     command.arg("--library-path").arg(tree.join("lib"));
     command.arg(tree.join("bin").join(name));
     command
-}
-
-fn succeed(command: &mut Command) -> String {
-    let output = command.output().expect("it runs");
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Whether the guest answers.
@@ -299,7 +270,6 @@ fn a_thousand_clients_at_once_are_served_by_the_own_kernel() {
 }
 
 #[test]
-#[ignore = "Debian's 6.1 is served well, and then was stuck in a soft interrupt in three of six runs: the cause is not known yet"]
 fn a_thousand_clients_at_once_are_served_by_a_stock_kernel() {
     if is_stock() {
         serve_a_thousand();

@@ -38,6 +38,17 @@ configure_debian() {
     as_root tee -a "$tree/etc/hosts" <<<'127.0.1.1 debian' >/dev/null
     # Empty: made at the first boot, without the questions of a first boot.
     as_root truncate --size 0 "$tree/etc/machine-id"
+    # So are the keys of an SSH server, where there is one.
+    if [[ -d $tree/etc/ssh ]]; then
+        as_root rm -f "$tree"/etc/ssh/ssh_host_*
+        as_root mkdir -p "$tree/etc/systemd/system/ssh.service.d"
+        as_root tee "$tree/etc/systemd/system/ssh.service.d/keys.conf" >/dev/null <<'END'
+[Service]
+ExecStartPre=
+ExecStartPre=/usr/bin/ssh-keygen -A
+ExecStartPre=/usr/sbin/sshd -t
+END
+    fi
     as_root rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* "$tree"/var/log/bootstrap.log
 }
 
