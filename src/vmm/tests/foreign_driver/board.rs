@@ -1,10 +1,12 @@
-//! A machine's buses with one disk, as its processor sees them: there is no KVM, and no processor but the test.
+//! A machine's buses with one device, as its processor sees them: there is no KVM, and no processor but the test.
 use std::{
-    fs::File,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc::{RecvTimeoutError, Sender, channel},
     },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use vm_memory::GuestMemoryMmap;
@@ -15,37 +17,29 @@ use vmm::{
     kvm::{Place, Ring},
     pci::{ConfigPorts, Ecam, Host, Space, Window},
     testing::virtqueue::Edges,
-    virtio::{
-        Confine, Device,
-        block::{Block, Cache, Choice, Counters, Image, Options},
-        transport::{Doorbells, SharedDevice, mmio::Mmio, pci::Pci},
-    },
+    virtio::transport::{Doorbells, SharedDevice, mmio::Mmio, pci::Pci},
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{SECTORS, SERIAL, Way, Where, pages};
+use super::{Way, Where, pages};
 
-/// The board, and what is to be seen of the disk from outside of its machine.
+/// The board, and what is to be seen of it from outside of the machine.
 pub(crate) struct Board {
     ports: Bus,
     memory: Bus,
     bells: Arc<Bells>,
     /// Interrupts.
     pub(crate) edges: Arc<Edges>,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) file: File,
     /// Features that the driver does not get to see.
     pub(crate) withheld: u64,
     /// Features that it took.
     pub(crate) agreed: AtomicU64,
+    _nudge: Nudge,
 }
 
 impl Board {
-    pub(crate) fn new(way: &Way, contents: &[u8], read_only: bool) -> Self {
+    pub(crate) fn new(way: &Way, device: SharedDevice) -> Self {
         let memory = pages::power_on();
-        let file = tempfile::tempfile().unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, contents, 0).unwrap();
-        let (device, counters) = disk(&file, way.engine, read_only);
         let (edges, line) = Edges::line();
         let bells = Arc::new(Bells::new(way.rings_without_exit));
         let mut board = Self {
@@ -53,10 +47,9 @@ impl Board {
             memory: Bus::default(),
             bells: bells.clone(),
             edges: edges.clone(),
-            counters,
-            file,
             withheld: way.withheld,
             agreed: AtomicU64::new(0),
+            _nudge: Nudge::start(device.clone()),
         };
         match way.place {
             Where::Mmio => {
@@ -64,7 +57,7 @@ impl Board {
                 let registers = Arc::new(Mmio::new(at, device, memory, line, bells));
                 board
                     .memory
-                    .insert("disk", registers.range(), registers)
+                    .insert("device", registers.range(), registers)
                     .unwrap();
             }
             Where::Pci { .. } => board.add_bus(device, memory, Arc::new(Messages(edges))),
@@ -123,21 +116,36 @@ impl Board {
     }
 }
 
-fn disk(file: &File, engine: Choice, read_only: bool) -> (SharedDevice, Arc<Counters>) {
-    file.set_len(512 * SECTORS).unwrap();
-    let options = Options {
-        image: Image::cached(file.try_clone().unwrap()),
-        read_only,
-        cache: Cache::WriteBack,
-        id: "test".into(),
-        serial: SERIAL.into(),
-        queues: 1,
-    };
-    let mut block = Block::new(options, "disk".into(), engine).unwrap();
-    let confine: Confine = Arc::new(|_| {});
-    block.start_threads(&confine).unwrap();
-    let counters = block.counters().clone();
-    (Arc::new(Mutex::new(block)), counters)
+/// Rings for the driver, a second after it should have: whether to, the crate asks before what it added is surely to be seen, so that now and
+/// then each side waits for the other. A device that needed this more often would be noticed by the time it takes.
+struct Nudge {
+    stop: Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Nudge {
+    fn start(device: SharedDevice) -> Self {
+        let (stop, stopped) = channel();
+        let thread = thread::spawn(move || {
+            while stopped.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+                let device = device.lock().unwrap();
+                let bells =
+                    (0..device.queue_sizes().len()).filter_map(|queue| device.doorbell(queue));
+                bells.for_each(|bell| bell.write(1).unwrap());
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Nudge {
+    fn drop(&mut self) {
+        let _ = self.stop.send(());
+        self.thread.take().unwrap().join().unwrap();
+    }
 }
 
 /// KVM's part in a ring: what is connected does not reach the bus.

@@ -11,7 +11,11 @@ use virtio_drivers::{
 };
 use vmm::virtio::feature;
 
-use super::{Driver, Machine, Where, bytes, pages, ways};
+use super::{
+    Where, bytes,
+    disk::{Driver, Machine, disks},
+    pages,
+};
 
 /// Entries of the driver's queue.
 const ENTRIES: usize = 16;
@@ -125,11 +129,11 @@ fn batch(round: u64) -> Vec<Request> {
 
 #[test]
 fn each_request_in_flight_gets_its_own_bytes() {
-    for way in ways() {
-        let mut machine = Machine::new(way);
+    for disk in disks() {
+        let mut machine = Machine::new(disk);
         let mut driver = machine.driver();
         // Without tables of descriptors, each request takes three entries.
-        let most = match way.withheld & feature::INDIRECT_DESC {
+        let most = match disk.0.withheld & feature::INDIRECT_DESC {
             0 => ENTRIES,
             _ => ENTRIES / 3,
         };
@@ -138,7 +142,7 @@ fn each_request_in_flight_gets_its_own_bytes() {
             for request in batch(round) {
                 let asked = flight.under_way.len();
                 if !flight.add(&mut driver, request) {
-                    assert!(asked >= most, "{way:?}");
+                    assert!(asked >= most, "{disk:?}");
                     break;
                 }
             }
@@ -148,7 +152,7 @@ fn each_request_in_flight_gets_its_own_bytes() {
                     machine.note(request.sector, &request.data);
                 } else {
                     let expected = machine.at(request.sector, request.data.len());
-                    assert!(request.data == expected, "{way:?}");
+                    assert!(request.data == expected, "{disk:?}");
                 }
             }
             machine.check_image();
@@ -160,8 +164,8 @@ fn each_request_in_flight_gets_its_own_bytes() {
 
 #[test]
 fn an_interrupt_comes_for_what_the_driver_waits_for_and_says_why() {
-    for way in ways() {
-        let machine = Machine::new(way);
+    for disk in disks() {
+        let machine = Machine::new(disk);
         let mut driver = machine.driver();
         for round in 0..20 {
             let before = machine.board.edges.count();
@@ -182,9 +186,9 @@ fn an_interrupt_comes_for_what_the_driver_waits_for_and_says_why() {
 
 #[test]
 fn an_old_way_to_say_who_looks_works_too() {
-    for mut way in ways() {
-        way.withheld |= feature::EVENT_IDX;
-        let mut machine = Machine::new(way);
+    for mut disk in disks() {
+        disk.0.withheld |= feature::EVENT_IDX;
+        let mut machine = Machine::new(disk);
         let mut bell = ManuallyDrop::new(machine.wire());
         let mut driver = machine.driver();
         for round in 0..20 {
@@ -206,11 +210,12 @@ fn an_old_way_to_say_who_looks_works_too() {
 
 #[test]
 fn the_rings_go_on_when_their_indices_begin_again() {
-    for way in ways() {
+    for disk in disks() {
+        let (way, _) = disk;
         if way.withheld != 0 || !way.rings_without_exit || !matches!(way.place, Where::Mmio) {
             continue;
         }
-        let machine = Machine::new(way);
+        let machine = Machine::new(disk);
         let mut bell = ManuallyDrop::new(machine.wire());
         let mut driver = machine.driver();
         for round in 0..=(1 << 16) / ENTRIES {
@@ -232,8 +237,8 @@ fn the_rings_go_on_when_their_indices_begin_again() {
 
 #[test]
 fn a_second_driver_takes_over_from_one_that_left_and_one_that_died() {
-    for way in ways() {
-        let mut machine = Machine::new(way);
+    for disk in disks() {
+        let mut machine = Machine::new(disk);
         drop(machine.driver());
         let mut driver = machine.driver();
         // What is in flight ends before the reset does, or never begins: here, all of it is the same either way.
@@ -246,7 +251,7 @@ fn a_second_driver_takes_over_from_one_that_left_and_one_that_died() {
         mem::forget(driver);
         machine.wire().set_status(DeviceStatus::empty());
         pages::abandon();
-        let requests = machine.board.counters.requests.get();
+        let requests = machine.counters.requests.get();
 
         let mut driver = machine.driver();
         let data = bytes(9, 512 * 300);
@@ -254,8 +259,8 @@ fn a_second_driver_takes_over_from_one_that_left_and_one_that_died() {
         machine.note(500, &data);
         let mut read = vec![0; data.len()];
         driver.read_blocks(500, &mut read).unwrap();
-        assert!(read == data, "{way:?}");
-        assert_eq!(machine.board.counters.requests.get(), requests + 2);
+        assert!(read == data, "{disk:?}");
+        assert_eq!(machine.counters.requests.get(), requests + 2);
         drop(driver);
         assert!(pages::abandoned() > 0);
         assert_eq!(pages::taken(), 0);

@@ -63,6 +63,7 @@ impl ConfigurationAccess for Configuration {
 /// Where the structures of the device are.
 struct Pci {
     board: Arc<Board>,
+    kind: DeviceType,
     common: Place,
     isr: Place,
     config: Place,
@@ -70,7 +71,7 @@ struct Pci {
     vectors: Place,
 }
 
-/// Finds the disk, and lets it answer, and send messages. Of the ways to ring it, the one in `rings` is taken.
+/// Finds the device, and lets it answer, and send messages. Of the ways to ring it, the one in `rings` is taken.
 pub(crate) fn wire(board: Arc<Board>, by_memory: bool, rings: Space) -> Wire {
     let configuration = Configuration {
         board: board.clone(),
@@ -78,12 +79,19 @@ pub(crate) fn wire(board: Arc<Board>, by_memory: bool, rings: Space) -> Wire {
     };
     let mut root = PciRoot::new(configuration.clone());
     let found: Vec<_> = root.enumerate_bus(0).collect();
-    assert_eq!(found.len(), 2, "a bridge and a disk: {found:?}");
+    assert_eq!(found.len(), 2, "a bridge and a device: {found:?}");
     let (function, about) = &found[1];
-    assert_eq!(virtio_device_type(about), Some(DeviceType::Block));
+    let kind = virtio_device_type(about).unwrap();
     let on = Command::IO_SPACE | Command::MEMORY_SPACE | Command::BUS_MASTER;
     root.set_command(*function, on);
-    let pci = Pci::new(board.clone(), &mut root, configuration, *function, rings);
+    let pci = Pci::new(
+        board.clone(),
+        &mut root,
+        configuration,
+        *function,
+        kind,
+        rings,
+    );
     pci.unmask(MESSAGE);
     Wire {
         board,
@@ -112,6 +120,7 @@ impl Pci {
         root: &mut PciRoot<Configuration>,
         mut configuration: Configuration,
         function: DeviceFunction,
+        kind: DeviceType,
         rings: Space,
     ) -> Self {
         let bars = root.bars(function).unwrap();
@@ -152,6 +161,7 @@ impl Pci {
         let [_, common, _, isr, config] = structures;
         Self {
             board,
+            kind,
             common: common.unwrap(),
             isr: isr.unwrap(),
             config: config.unwrap(),
@@ -212,7 +222,7 @@ impl Registers for Pci {
 
     /// The driver was told by the device's id.
     fn kind(&self) -> u32 {
-        2
+        self.kind as u32
     }
 
     fn ring(&self, queue: u16) {
