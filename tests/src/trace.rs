@@ -53,13 +53,18 @@ fn rules_of(role: &str) -> Vec<Rule> {
 }
 
 /// Rules that no run of a test can be made to use, and why.
-const UNSEEN: [(&str, &str, &str); 12] = [
+const UNSEEN: [(&str, &str, &str); 13] = [
     (
         "exit_group",
         "the end",
         "of a vCPU's or a disk's thread: only when that thread dies of a fault",
     ),
     ("futex", "every role", "a lock is contended by chance"),
+    (
+        "clock_gettime",
+        "every role",
+        "only where the host has no clock that programs can read",
+    ),
     (
         "mmap",
         "the allocator",

@@ -118,6 +118,12 @@ const COMMON: &[Rule] = &[
         &[Is(1, request::TCSETS)],
         "the terminal is restored",
     ),
+    rule(
+        libc::SYS_clock_gettime,
+        "clock_gettime",
+        &[],
+        "the time, where this host's clock cannot be read without a call",
+    ),
     rule(libc::SYS_exit_group, "exit_group", &[], "the end"),
     // A guest can have more kept for it than the program's own arena holds: long chains, thousands of connections.
     #[cfg(target_env = "musl")]
