@@ -292,12 +292,6 @@ const BLOCK_CALLS: &[Rule] = &[
     ),
     rule(libc::SYS_preadv, "preadv", &[], "the guest reads"),
     rule(libc::SYS_pwritev, "pwritev", &[], "the guest writes"),
-    rule(
-        libc::SYS_pwritev2,
-        "pwritev2",
-        &[],
-        "the guest writes through",
-    ),
     rule(libc::SYS_fdatasync, "fdatasync", &[], "the guest flushes"),
     rule(
         libc::SYS_fallocate,

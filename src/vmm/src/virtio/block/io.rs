@@ -18,10 +18,7 @@ pub(super) enum Call {
     /// Into guest memory.
     Read,
     /// From guest memory, or zeroes.
-    Write {
-        /// Whether it is to be on the host's disk when it is done.
-        durable: bool,
-    },
+    Write,
     /// Everything that was written before is to be on the host's disk.
     Flush,
     /// The range gives its room back, and reads as zeroes.
@@ -111,8 +108,8 @@ impl Io {
     }
 
     /// Becomes a write of zeroes over the same extent.
-    pub(super) fn fill(&mut self, durable: bool) {
-        self.set(Call::Write { durable }, self.extent);
+    pub(super) fn fill(&mut self) {
+        self.set(Call::Write, self.extent);
         let mut left = usize::try_from(self.extent.length).unwrap_or(usize::MAX);
         while left > 0 {
             let piece = left.min(ZEROES.len());
@@ -146,14 +143,6 @@ impl Io {
         &rest[..rest.len().min(buffers::MAX_VECTORS)]
     }
 
-    /// `RWF_*` for a transfer.
-    pub(super) fn transfer_flags(&self) -> libc::c_int {
-        match self.call {
-            Call::Write { durable: true } => libc::RWF_DSYNC,
-            _ => 0,
-        }
-    }
-
     /// `FALLOC_FL_*` for what is no transfer.
     pub(super) fn allocation_flags(&self) -> libc::c_int {
         match self.call {
@@ -163,16 +152,12 @@ impl Io {
     }
 
     /// What the host's answer means where it has failed to write back what it had taken. It says so to whoever flushes first, and then
-    /// counts what it could not write as written (`fsync(2)`): the next flush would succeed, and lie. So none does, from then on, nor a
-    /// write that is to be durable.
+    /// counts what it could not write as written (`fsync(2)`): the next flush would succeed, and lie. So none does, from then on.
     pub(super) fn judge(&self, answer: i32, image: &Image) -> i32 {
-        let lost = match self.call {
-            Call::Flush => [-libc::EIO, -libc::ENOSPC, -libc::EDQUOT].contains(&answer),
-            // For want of room it is refused before the host takes it.
-            Call::Write { durable: true } => answer == -libc::EIO,
-            _ => return answer,
-        };
-        if lost {
+        if self.call != Call::Flush {
+            return answer;
+        }
+        if [-libc::EIO, -libc::ENOSPC, -libc::EDQUOT].contains(&answer) {
             image.lose();
         }
         match answer {
@@ -189,10 +174,10 @@ impl Io {
         };
         match self.call {
             Call::Flush | Call::Punch | Call::Zero => Progress::Done,
-            Call::Read | Call::Write { .. } if done >= self.extent.length => Progress::Done,
+            Call::Read | Call::Write if done >= self.extent.length => Progress::Done,
             Call::Read if done == 0 => Progress::Failed(io::ErrorKind::UnexpectedEof.into()),
-            Call::Write { .. } if done == 0 => Progress::Failed(io::ErrorKind::WriteZero.into()),
-            Call::Read | Call::Write { .. } => {
+            Call::Write if done == 0 => Progress::Failed(io::ErrorKind::WriteZero.into()),
+            Call::Read | Call::Write => {
                 self.advance(done);
                 Progress::More
             }
@@ -237,14 +222,12 @@ impl Io {
             return -libc::EINVAL;
         };
         let pointer = vectors.as_ptr();
-        let flags = self.transfer_flags();
         // SAFETY: each vector is a mapped piece of guest memory, or zeroes that are only read; no reference to guest memory exists
         // in this program, and the guest may change it at any time without more harm than other bytes on its own disk.
         let answer = unsafe {
             match self.call {
                 Call::Read => libc::preadv(fd, pointer, count, offset),
-                Call::Write { durable: false } => libc::pwritev(fd, pointer, count, offset),
-                Call::Write { durable: true } => libc::pwritev2(fd, pointer, count, offset, flags),
+                Call::Write => libc::pwritev(fd, pointer, count, offset),
                 Call::Flush => libc::fdatasync(fd) as isize,
                 Call::Punch | Call::Zero => {
                     libc::fallocate(fd, self.allocation_flags(), offset, length) as isize
@@ -265,7 +248,7 @@ impl fmt::Display for Io {
         let Extent { offset, length } = self.extent;
         match self.call {
             Call::Read => write!(f, "cannot read {length} bytes at {offset}"),
-            Call::Write { .. } => write!(f, "cannot write {length} bytes at {offset}"),
+            Call::Write => write!(f, "cannot write {length} bytes at {offset}"),
             Call::Flush => f.write_str("cannot flush"),
             Call::Punch => write!(f, "cannot discard {length} bytes at {offset}"),
             Call::Zero => write!(f, "cannot zero {length} bytes at {offset}"),
@@ -285,8 +268,6 @@ mod tests {
     use super::*;
 
     const FLUSH: Call = Call::Flush;
-    const WRITE: Call = Call::Write { durable: false };
-    const DURABLE: Call = Call::Write { durable: true };
 
     fn image() -> Image {
         Image::cached(tempfile::tempfile().unwrap())
@@ -305,15 +286,13 @@ mod tests {
             (FLUSH, libc::EIO),
             (FLUSH, libc::ENOSPC),
             (FLUSH, libc::EDQUOT),
-            (DURABLE, libc::EIO),
         ] {
             let image = image();
             assert_eq!(judge(&image, FLUSH, 0), 0);
             assert_eq!(judge(&image, call, -error), -error);
             assert_eq!(judge(&image, FLUSH, 0), -libc::EIO);
-            assert_eq!(judge(&image, DURABLE, 512), -libc::EIO);
             // What promises nothing goes on.
-            assert_eq!(judge(&image, WRITE, 512), 512);
+            assert_eq!(judge(&image, Call::Write, 512), 512);
             assert_eq!(judge(&image, Call::Read, 512), 512);
             assert_eq!(judge(&image, Call::Punch, 0), 0);
         }
@@ -323,9 +302,8 @@ mod tests {
     fn what_the_host_refuses_at_once_is_not_lost() {
         let image = image();
         for (call, error) in [
-            (DURABLE, libc::ENOSPC),
-            (WRITE, libc::EIO),
-            (WRITE, libc::ENOSPC),
+            (Call::Write, libc::EIO),
+            (Call::Write, libc::ENOSPC),
             (Call::Read, libc::EIO),
             (Call::Zero, libc::EOPNOTSUPP),
             (FLUSH, libc::EINTR),
@@ -333,7 +311,6 @@ mod tests {
         ] {
             assert_eq!(judge(&image, call, -error), -error);
             assert_eq!(judge(&image, FLUSH, 0), 0);
-            assert_eq!(judge(&image, DURABLE, 512), 512);
         }
     }
 }

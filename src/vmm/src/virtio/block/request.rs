@@ -111,7 +111,6 @@ impl Request {
         disk: &Disk,
         io: &mut Io,
     ) -> Result<Task, Status> {
-        let durable = disk.cache() == Cache::WriteThrough;
         match self.word {
             kind::IN => {
                 self.transfer(Call::Read, sector, &chain.writable, memory, disk, io)?;
@@ -120,8 +119,7 @@ impl Request {
             }
             kind::OUT => {
                 writable(disk)?;
-                let call = Call::Write { durable };
-                self.transfer(call, sector, &chain.readable, memory, disk, io)?;
+                self.transfer(Call::Write, sector, &chain.readable, memory, disk, io)?;
             }
             // A driver that was not offered this has nothing that would have to wait.
             kind::FLUSH => io.set(Call::Flush, NOTHING),
@@ -144,7 +142,7 @@ impl Request {
             _ => return Err(Status::Unsupported),
         }
         match io.call {
-            Call::Read | Call::Write { .. } if self.bytes == 0 => Ok(Task::Ended(Status::Ok)),
+            Call::Read | Call::Write if self.bytes == 0 => Ok(Task::Ended(Status::Ok)),
             _ => Ok(Task::Call),
         }
     }
@@ -172,15 +170,15 @@ impl Request {
         let durable = cache == Cache::WriteThrough;
         match io.progress(answer) {
             Progress::More => Next::Perform,
-            // What is written says itself when it is to be durable.
-            Progress::Done if durable && matches!(io.call, Call::Punch | Call::Zero) => {
+            // With a flush, which takes its turn: of writes that are durable by themselves, one might hear of what another has lost.
+            Progress::Done if durable && changes(io.call) => {
                 io.set(Call::Flush, NOTHING);
                 Next::Perform
             }
             Progress::Done => Next::Ended(Status::Ok, None),
             Progress::Failed(error) if is_unsupported(&error) => match (self.word, io.call) {
                 (kind::WRITE_ZEROES, Call::Punch | Call::Zero) => {
-                    io.fill(durable);
+                    io.fill();
                     Next::Perform
                 }
                 _ => Next::Ended(Status::Unsupported, None),
@@ -210,6 +208,10 @@ const NOTHING: Extent = Extent {
     offset: 0,
     length: 0,
 };
+
+fn changes(call: Call) -> bool {
+    matches!(call, Call::Write | Call::Punch | Call::Zero)
+}
 
 fn is_unsupported(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported

@@ -176,7 +176,7 @@ fn entry(io: &Io) -> Entry {
         false => file::CACHED,
     });
     let entry = match io.call {
-        Call::Read | Call::Write { .. } => transfer(io, file),
+        Call::Read | Call::Write => transfer(io, file),
         Call::Flush => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
         Call::Punch | Call::Zero => opcode::Fallocate::new(file, io.length())
             .offset(io.offset())
@@ -188,7 +188,7 @@ fn entry(io: &Io) -> Entry {
 
 /// The host has less to do for one vector when it need not fetch it.
 fn transfer(io: &Io, file: Fixed) -> Entry {
-    let (offset, flags) = (io.offset(), io.transfer_flags());
+    let offset = io.offset();
     let read = io.call == Call::Read;
     let vectors = io.vectors();
     if let [vector] = vectors
@@ -199,7 +199,6 @@ fn transfer(io: &Io, file: Fixed) -> Entry {
             true => opcode::Read::new(file, base, length).offset(offset).build(),
             false => opcode::Write::new(file, base, length)
                 .offset(offset)
-                .rw_flags(flags)
                 .build(),
         };
     }
@@ -210,7 +209,6 @@ fn transfer(io: &Io, file: Fixed) -> Entry {
             .build(),
         false => opcode::Writev::new(file, vectors.as_ptr(), count)
             .offset(offset)
-            .rw_flags(flags)
             .build(),
     }
 }
