@@ -118,11 +118,12 @@ fn a_debian_is_reached_by_ssh_and_files_go_both_ways_by_scp() {
 
     namespace();
     tap("tap0", "", 1500);
-    let mut guest = start(&image, &["--net", "tap=tap0"]);
+    let vsock = format!("3,{}", at("vsock"));
+    let mut guest = start(&image, &["--net", "tap=tap0", "--vsock", &vsock]);
     log_in(&mut guest);
     guest.type_line(&format!(
         "mkdir -p ~/.ssh && echo {} >~/.ssh/authorized_keys && cd /sys/class/net && n=$(echo e*) && ip addr add {GUEST}/24 dev $n && ip link set $n up \
-&& systemctl start ssh && echo li''stens",
+&& systemctl start ssh && [ -c /dev/vsock ] && echo li''stens",
         public.trim()
     ));
     guest.wait_for("listens");

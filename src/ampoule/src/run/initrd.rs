@@ -111,9 +111,16 @@ fn release<'a>(kernel: &'a Kernel, path: &'a Path) -> Option<&'a str> {
 
 /// The drivers of devices besides disks. The root may have none for this kernel, so that all come along.
 fn drivers(definition: &Definition) -> Vec<&'static str> {
-    let balloon = definition.balloon.iter().map(|_| "virtio_balloon");
-    let cards = (!definition.network_interfaces.is_empty()).then_some("virtio_net");
-    balloon.chain(cards).collect()
+    let balloon = definition.balloon.is_some();
+    let cards = !definition.network_interfaces.is_empty();
+    let vsock = definition.vsock.is_some();
+    let drivers = [
+        (balloon, "virtio_balloon"),
+        (cards, "virtio_net"),
+        (vsock, "vmw_vsock_virtio_transport"),
+    ];
+    let wanted = drivers.into_iter().filter(|(wanted, _)| *wanted);
+    wanted.map(|(_, name)| name).collect()
 }
 
 /// The file systems that the root may hold: what its image says that it holds, or any, where the root is somewhere else.
