@@ -5,6 +5,7 @@ mod buffers;
 mod config_space;
 mod interrupt;
 pub mod net;
+mod patience;
 pub mod queue;
 pub mod transport;
 pub mod vsock;

@@ -236,6 +236,14 @@ impl Queue {
         }
         // The wish must be seen before the ring is looked at, as above.
         fence(Ordering::SeqCst);
+        self.has_more()
+    }
+
+    /// Whether there is a request to take.
+    ///
+    /// # Errors
+    /// When the ring cannot be read.
+    pub fn has_more(&self) -> Result<bool, Broken> {
         let offered = self.rings.available_index(Ordering::Relaxed)?;
         Ok(offered != self.next_available)
     }

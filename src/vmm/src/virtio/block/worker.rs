@@ -19,6 +19,7 @@ use super::{
 use crate::{
     virtio::{
         Confine, Interrupt,
+        patience::Patience,
         queue::{Broken, Chain, Queue},
     },
     worker::Desk,
@@ -110,6 +111,7 @@ struct Bench {
     riding: Vec<(Tag, Io)>,
     /// Until when the rate limiter lets nothing more through.
     throttled: Option<Instant>,
+    patience: Patience,
 }
 
 /// Vectors that a call has room for from the start: what Linux sends, and a segment that crosses from one region to the next.
@@ -135,6 +137,7 @@ impl Bench {
             flushing: false,
             riding: Vec::with_capacity(depth.into()),
             throttled: None,
+            patience: Patience::new(),
             common,
         })
     }
@@ -168,14 +171,32 @@ impl Bench {
     fn turn(&mut self) -> Result<(), Broken> {
         self.begin_all()?;
         self.begin_flushes();
-        if self.wants_more()? {
+        let idle = self.is_idle().then(|| self.patience.begin()).flatten();
+        if self.patience.look(idle, || self.is_called()) || self.wants_more()? {
             return Ok(());
         }
         self.wait(self.throttled);
+        self.patience.learn(idle);
         if let Some(job) = &mut self.job {
             job.queue.disable_doorbell()?;
         }
         self.finish_answered()
+    }
+
+    /// Whether all there is to wait for is the driver.
+    fn is_idle(&self) -> bool {
+        self.job.is_some() && self.throttled.is_none() && self.nothing_is_under_way()
+    }
+
+    fn nothing_is_under_way(&self) -> bool {
+        self.free.len() == usize::from(self.common.depth)
+    }
+
+    /// Whether the driver asks for something, or somebody for this thread.
+    fn is_called(&self) -> bool {
+        let driver = self.job.as_ref().map(|job| job.queue.has_more());
+        // What is broken is found out where it is taken.
+        self.desk.is_urgent() || driver != Some(Ok(false))
     }
 
     fn wait(&mut self, until: Option<Instant>) {
@@ -345,7 +366,7 @@ impl Bench {
 
     /// Comes back when nothing is under way.
     fn drain(&mut self) {
-        while self.free.len() < usize::from(self.common.depth) {
+        while !self.nothing_is_under_way() {
             self.begin_flushes();
             self.wait(None);
             if self.finish_answered().is_err() {
