@@ -29,6 +29,8 @@ pub struct Guest {
     streams: Streams,
     deadline: Deadline,
     reaped: bool,
+    /// Whether what it said has been told, with why a test failed.
+    told: bool,
     _files: Vec<Arc<NamedTempFile>>,
 }
 
@@ -84,6 +86,7 @@ impl Guest {
             streams,
             deadline,
             reaped: false,
+            told: false,
             _files: files,
         }
     }
@@ -272,11 +275,23 @@ impl Guest {
     }
 
     fn fail(&mut self, why: &str) -> ! {
-        panic!(
-            "{why}\n--- console\n{}\n--- stderr\n{}\n---",
-            self.streams.console.shown(),
-            self.streams.errors.shown()
-        );
+        self.told = true;
+        panic!("{why}\n{}", self.said());
+    }
+
+    fn said(&self) -> String {
+        let (console, errors) = (self.streams.console.shown(), self.streams.errors.shown());
+        format!("--- console\n{console}\n--- stderr\n{errors}\n---")
+    }
+
+    /// What there is to know of it where a test failed for another reason than its own.
+    fn tell(&mut self) {
+        let state = match self.child.try_wait() {
+            Ok(None) => "runs".to_owned(),
+            Ok(Some(status)) => format!("has ended ({status})"),
+            Err(error) => format!("cannot be waited for: {error}"),
+        };
+        eprintln!("the guest {state}\n{}", self.said());
     }
 }
 
@@ -289,6 +304,9 @@ fn exit_code(status: ExitStatus) -> i32 {
 impl Drop for Guest {
     fn drop(&mut self) {
         if !self.reaped {
+            if thread::panicking() && !self.told {
+                self.tell();
+            }
             // Neither fails while it is our child, and it is one until it is waited for.
             let _ = self.child.kill();
             let _ = self.child.wait();
