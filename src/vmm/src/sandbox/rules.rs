@@ -269,6 +269,12 @@ const BLOCK_RING: &[Rule] = &[
         &[Is(1, IORING_REGISTER_FILES_UPDATE)],
         "another image in the place of the disk's",
     ),
+    rule(
+        libc::SYS_write,
+        "write",
+        &[Is(2, EVENTFD_BYTES)],
+        "another queue's thread is rung: it may flush now",
+    ),
 ];
 
 const BLOCK_CALLS: &[Rule] = &[
