@@ -65,14 +65,14 @@ fn memory_that_a_guest_gives_is_the_hosts_until_it_takes_it_back() {
         fill_and_free(&mut guest);
         let before = resident_mib(&guest);
         assert!(before >= FILLED, "{before}");
-        // More than it has never touched.
-        inflate(&socket, 190);
+        // More than it has never touched, and less than leaves its kernel nothing.
+        inflate(&socket, 160);
         let given = resident_mib(&guest);
-        assert!(given + 50 <= before, "{before} to {given} MiB, {more}");
+        assert!(given + 40 <= before, "{before} to {given} MiB, {more}");
         inflate(&socket, 0);
         fill_and_free(&mut guest);
         let again = resident_mib(&guest);
-        assert!(again >= given + 50, "{given} to {again} MiB, {more}");
+        assert!(again >= given + 40, "{given} to {again} MiB, {more}");
         power_off(guest);
     }
 }
@@ -107,9 +107,9 @@ fn statistics_come_when_they_are_asked_for() {
     assert!((100..256).contains(&total), "{total} MiB");
     wait_until("the balloon is in it", || told("actual_mib") == Some(16));
     assert_eq!(told("target_pages"), Some(4096));
+    // It tells first before there is a program that could fault, and a guest at rest has nothing new to tell.
+    wait_until("programs run", || told("minor_faults") > Some(0));
     let faults = told("minor_faults");
-    assert!(faults > Some(0), "{faults:?}");
-    // A guest at rest has nothing new to tell.
     guest.type_line("cat /proc/meminfo");
     wait_until("the next come", || told("minor_faults") > faults);
     power_off(guest);
