@@ -186,6 +186,14 @@ cached() {
     printf '%s\n' "$entry"
 }
 
+# allowed_cpus - prints the host's processors that this may run on, one a line.
+allowed_cpus() {
+    local range
+    for range in $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status | tr , ' '); do
+        seq "${range%-*}" "${range#*-}"
+    done
+}
+
 # has_real_kvm - whether this host's KVM runs stock kernels: kvm_pvm offers the same device with no hardware underneath.
 has_real_kvm() {
     [[ -r /dev/kvm && -w /dev/kvm && ! -d /sys/module/kvm_pvm ]] && grep -Eqw 'vmx|svm' /proc/cpuinfo
