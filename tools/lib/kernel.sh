@@ -15,8 +15,9 @@ guest_kernel() {
     fi
     mapfile -t packages < <(kernel_packages "$name")
     if ((${#packages[@]} == 0)); then
+        # Old lists may lack it, and have what would be taken in its place.
         apt_update
-        mapfile -t packages < <(kernel_packages "$name")
+        mapfile -t packages < <(kernel_packages "$name" or-else)
     fi
     ((${#packages[@]})) || die "apt knows no kernel package for $name"
     uris=$(kernel_uris "${packages[@]}") || die "apt cannot tell where to get ${packages[*]}"
@@ -28,12 +29,12 @@ guest_kernel() {
     printf '%s\n' "$tree"
 }
 
-# kernel_packages NAME - the packages that together are that kernel: Debian's metapackage and the image
-# that it depends on; elsewhere (or in another release) the nearest thing there is.
+# kernel_packages NAME [or-else] - the packages that together are that kernel: Debian's metapackage and the image
+# that it depends on; with `or-else`, elsewhere (or in another release), the nearest thing there is.
 kernel_packages() {
     local name found
     local -a names=("$1") all
-    case $1 in
+    case ${2:+$1} in
         linux-image-6.12-cloud-amd64) names+=(linux-image-cloud-amd64 linux-image-virtual) ;;
         linux-image-cloud-amd64) names+=(linux-image-virtual) ;;
         linux-image-amd64) names+=(linux-image-generic) ;;
