@@ -157,6 +157,8 @@ interrupted() {
         [[ $(cat "/proc/$pid/comm") == lab-relay && -n $qemu ]] && break
         sleep 0.1
     done
+    # All of its threads share one processor of the host.
+    [[ $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "/proc/${qemu% }/task/"*/status | sort -u) =~ ^[0-9]+$ ]] || return 1
     sleep 1
     kill "-$signal" "$pid"
     wait "$pid" || code=$?
@@ -212,6 +214,7 @@ outside() {
     check SIGINT interrupted INT 130
     check SIGKILL interrupted KILL 137
     check usage-error-is-125 is "$("$lab" --nonsense 2>/dev/null || echo $?)" 125
+    check no-such-host-cpu-is-125 is "$("$lab" --host-cpu 9999 -- true 2>/dev/null || echo $?)" 125
     echo "# $((SECONDS - start)) s"
 }
 
