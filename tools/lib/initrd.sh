@@ -45,18 +45,25 @@ guest_check_initrd() {
     initrd_from "$TOOLS_LIB/guest-init.sh" '' "$(guest_marker)" "$TOOLS_LIB/kernel-check.sh"
 }
 
-# guest_marker - prints the path of the program that writes the marker byte (guest-marker.rs), compiled.
+# guest_marker - prints the path of the program that writes the marker byte, compiled.
 guest_marker() {
-    local source=$TOOLS_LIB/guest-marker.rs compiler key
-    compiler=$(rustc -vV) || die 'no rustc (hint: install a stable Rust toolchain, as for building Ampoule)'
-    key=$({ cat "$source" && printf '%s\n' "$compiler" && declare -f build_guest_marker; } | hash_of)
-    printf '%s/guest-marker\n' "$(cached "guest-marker/$key" build_guest_marker "$source")"
+    rust_program guest-marker -C opt-level=s -C relocation-model=static -C link-arg=-nostartfiles -C link-arg=-nostdlib -C link-arg=-static
 }
 
-build_guest_marker() {
-    mkdir "$1"
-    run_logged 'compiling guest-marker' -- rustc --edition 2024 --crate-name guest_marker -C opt-level=s -C panic=abort -C strip=symbols \
-        -C relocation-model=static -C link-arg=-nostartfiles -C link-arg=-nostdlib -C link-arg=-static -o "$1/guest-marker" "$2"
+# rust_program NAME FLAG… - prints the path of the program whose source is NAME.rs beside this file, compiled with these flags.
+rust_program() {
+    local source=$TOOLS_LIB/$1.rs compiler key
+    compiler=$(rustc -vV) || die 'no rustc (hint: install a stable Rust toolchain, as for building Ampoule)'
+    key=$({ cat "$source" && printf '%s\n' "$compiler" "$@" && declare -f build_rust_program; } | hash_of)
+    printf '%s/%s\n' "$(cached "$1/$key" build_rust_program "$source" "$@")" "$1"
+}
+
+build_rust_program() {
+    local out=$1 source=$2 name=$3
+    shift 3
+    mkdir "$out"
+    run_logged "compiling $name" -- rustc --edition 2024 --crate-name "${name//-/_}" -C panic=abort -C strip=symbols \
+        --remap-path-prefix "$TOOLS_LIB=tools/lib" "$@" -o "$out/$name" "$source"
 }
 
 # guest_traffic_initrd TREE MODULE… - prints the path of that RAM disk with these modules and /guest-traffic, which sends and receives what
@@ -66,22 +73,9 @@ guest_traffic_initrd() {
     shift
     need_packages busybox-static cpio
     modules=$(module_closure "$tree" "$@")
-    program=$(guest_traffic)
+    # Static, as guests have no libraries.
+    program=$(rust_program guest-traffic -C opt-level=2 -C target-feature=+crt-static)
     initrd_from "$TOOLS_LIB/guest-init.sh" "$modules" "$(guest_marker)" "$program"
-}
-
-guest_traffic() {
-    local source=$TOOLS_LIB/guest-traffic.rs compiler key
-    compiler=$(rustc -vV) || die 'no rustc (hint: install a stable Rust toolchain, as for building Ampoule)'
-    key=$({ cat "$source" && printf '%s\n' "$compiler" && declare -f build_guest_traffic; } | hash_of)
-    printf '%s/guest-traffic\n' "$(cached "guest-traffic/$key" build_guest_traffic "$source")"
-}
-
-# Static, as guests have no libraries.
-build_guest_traffic() {
-    mkdir "$1"
-    run_logged 'compiling guest-traffic' -- rustc --edition 2024 --crate-name guest_traffic -C opt-level=2 -C panic=abort -C strip=symbols \
-        -C target-feature=+crt-static -o "$1/guest-traffic" "$2"
 }
 
 # initrd_from INIT MODULES [FILE…] - a RAM disk with INIT as /init, busybox under all its names, the modules (paths, one a line) in
