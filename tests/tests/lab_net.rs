@@ -2,7 +2,7 @@
 use std::{
     env, fs,
     path::PathBuf,
-    process::{Child, Command, Output},
+    process::{Child, Command, Output, Stdio},
 };
 
 use ampoule_tests::{
@@ -123,60 +123,84 @@ fn a_tap_that_is_not_there_is_made_and_gone_at_the_end() {
     assert!(!there.expect("iproute2").status.success());
 }
 
-/// Moves bytes both ways by TCP and by UDP, each for two seconds: how many is this host's matter.
+/// An iperf3 in the guest that serves one client, at `port`.
+fn serve_one(guest: &mut Guest, port: &str) {
+    guest.type_line(&format!("iperf3 -s -1 -p {port} &"));
+    guest.wait_for(&format!("Server listening on {port}"));
+}
+
+/// This side's iperf3, on its way to the one that is served at `port`.
+fn client(port: &str, options: &[&str]) -> Child {
+    let mut command = program("iperf3");
+    command.args(["--client", GUEST, "--port", port, "--json"]);
+    let piped = command.args(options).stdout(Stdio::piped());
+    piped.spawn().expect("iperf3 runs")
+}
+
+/// What it reports at its end.
+fn report(client: Child) -> serde_json::Value {
+    let output = client.wait_with_output().expect("iperf3 ends");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(report["error"].is_null(), "{}", report["error"]);
+    report["end"].clone()
+}
+
+const FORWARD: &str = "5201";
+const REVERSE: &str = "5202";
+
+/// Moves so many bytes both ways at once by TCP, over `parallel` connections each: in which time is this host's matter.
+fn move_by_tcp(guest: &mut Guest, parallel: u32) {
+    const BYTES: u64 = 4 << 20;
+    serve_one(guest, FORWARD);
+    serve_one(guest, REVERSE);
+    let (bytes, parallel) = (BYTES.to_string(), parallel.to_string());
+    let options = ["--bytes", &bytes, "--parallel", &parallel];
+    // What lies in buffers when all is sent counts as not received.
+    let forward = client(FORWARD, &[&options[..], &["--window", "64K"]].concat());
+    let reverse = client(REVERSE, &[&options[..], &["--reverse"]].concat());
+    let (forward, reverse) = (report(forward), report(reverse));
+    let received = |of: &serde_json::Value| of["sum_received"]["bytes"].as_u64();
+    assert!(received(&forward) >= Some(BYTES / 2), "{forward}");
+    assert!(received(&reverse) >= Some(BYTES), "{reverse}");
+}
+
+/// Sends packets one way and then the other, slowly enough for the slowest host.
+fn move_by_udp(guest: &mut Guest) {
+    let options = [
+        "--udp",
+        "--bitrate",
+        "1M",
+        "--length",
+        "1000",
+        "--bytes",
+        "300K",
+    ];
+    for (port, way) in [(FORWARD, "--get-server-output"), (REVERSE, "--reverse")] {
+        serve_one(guest, port);
+        let report = report(client(port, &[&options[..], &[way]].concat()));
+        let count = |what: &str| report["sum"][what].as_u64();
+        let (packets, lost) = (count("packets"), count("lost_packets"));
+        let lost = lost.expect("a number");
+        assert!(packets >= Some(300) && lost < 150, "{way}: {report}");
+    }
+}
+
+/// Moves bytes and packets both ways.
 fn measure(queues: u32, mtu: u32, parallel: u32) {
     namespace();
     let several = if queues > 1 { "multi_queue" } else { "" };
     tap("tap0", several, mtu);
     let guest = loaded(&format!("tap=tap0,queues={queues}")).with(&format!("--cpus {queues}"));
     let mut guest = start(guest);
-    run(
-        &mut guest,
-        &format!("grep {mtu} /sys/class/net/eth0/mtu && iperf3 -s -D"),
-    );
+    run(&mut guest, &format!("grep {mtu} /sys/class/net/eth0/mtu"));
     if queues > 1 {
         run(
             &mut guest,
             &format!("[ $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l) = {queues} ]"),
         );
     }
-    let parallel = parallel.to_string();
-    for way in ["--bidir", "--reverse", "--get-server-output"] {
-        let tcp = [
-            "--client",
-            GUEST,
-            "--json",
-            "--time",
-            "2",
-            "--parallel",
-            &parallel,
-            way,
-        ];
-        let report = succeed(program("iperf3").args(tcp));
-        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
-        let received = report["end"]["sum_received"]["bytes"].as_u64();
-        assert!(received >= Some(256 << 10), "{way}: {report}");
-    }
-    for way in ["--reverse", "--get-server-output"] {
-        let udp = [
-            "--client",
-            GUEST,
-            "--json",
-            "--udp",
-            "--bitrate",
-            "8M",
-            "--time",
-            "2",
-            way,
-        ];
-        let report = succeed(program("iperf3").args(udp));
-        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
-        let packets = report["end"]["sum"]["packets"].as_u64().unwrap_or(0);
-        let lost = report["end"]["sum"]["lost_packets"]
-            .as_u64()
-            .unwrap_or(u64::MAX);
-        assert!(packets > 100 && lost < packets / 2, "{way}: {report}");
-    }
+    move_by_tcp(&mut guest, parallel);
+    move_by_udp(&mut guest);
     power_off(guest);
 }
 
