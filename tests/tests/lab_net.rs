@@ -416,6 +416,71 @@ fn a_transfer_survives_pauses_and_follows_its_limits() {
     power_off(guest);
 }
 
+/// A guest with a PCI bus that gets further cards while it runs.
+#[test]
+fn a_card_comes_to_a_running_guest() {
+    namespace();
+    tap("tap0", "", 1500);
+    let socket = Socket::default();
+    let more = format!(
+        "--transport pci --on-reboot restart --api-sock {}",
+        socket.argument()
+    );
+    let mut guest = linux()
+        .initrd(Image::NetInitrd)
+        .with("--memory 512M")
+        .with_more(&more)
+        .start();
+    guest.wait_for("user space");
+    guest.wait_for("# ");
+    run(&mut guest, "[ ! -e /sys/class/net/eth0 ]");
+    let put = |id: &str, body: &str| socket.ask("PUT", &format!("/network-interfaces/{id}"), body);
+    let refused = put("a", r#"{"iface_id": "a", "host_dev_name": "tap9"}"#);
+    assert_eq!(refused.status, 400);
+    assert!(
+        refused
+            .body
+            .contains("TAP tap9: there is no such TAP interface"),
+        "{refused:?}"
+    );
+    let card = r#"{"iface_id": "a", "host_dev_name": "tap0", "guest_mac": "06:00:ac:10:00:02"}"#;
+    assert_eq!(put("a", card).status, 204);
+    assert_eq!(put("a", card).status, 400);
+    run(
+        &mut guest,
+        "until grep 06:00:ac:10:00:02 /sys/class/net/eth0/address; do sleep 0.1; done",
+    );
+    run(&mut guest, UP);
+    run(&mut guest, &format!("ping -c 2 {HOST}"));
+    reach(9000);
+    // All slots but those of the first.
+    for index in 1..4 {
+        ip(&format!("tuntap add dev more{index} mode tap multi_queue"));
+        let body = format!(r#"{{"iface_id": "b{index}", "host_dev_name": "more{index}"}}"#);
+        assert_eq!(put(&format!("b{index}"), &body).status, 204);
+    }
+    run(
+        &mut guest,
+        "until [ -e /sys/class/net/eth3 ]; do sleep 0.1; done",
+    );
+    ip("tuntap add dev last mode tap");
+    let none = put("c", r#"{"iface_id": "c", "host_dev_name": "last"}"#);
+    assert!(none.body.contains("no slot left"), "{none:?}");
+    let config = socket.ask("GET", "/vm/config", "");
+    assert!(
+        config.body.contains("more3") && !config.body.contains("last"),
+        "{config:?}"
+    );
+    // What came is there from the start of the next kernel on.
+    guest.type_line("reboot -f");
+    guest.wait_for("user space");
+    guest.wait_for("# ");
+    run(&mut guest, "[ -e /sys/class/net/eth3 ]");
+    run(&mut guest, UP);
+    run(&mut guest, &format!("ping -c 2 {HOST}"));
+    power_off(guest);
+}
+
 /// What is said of a card that cannot be had.
 fn refusal(command: Command) -> String {
     let mut guest = Launch::command(command).start();

@@ -6,6 +6,7 @@ use ampoule_tests::{
     Guest, Launch,
     api::{Connection, Socket, request},
     handmade,
+    network::{namespace, tap},
     trace::{self, Call, compare},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -269,6 +270,11 @@ fn direct(socket: &Socket, disk: &Path) {
     patch(&mut client, "/drives/disk0", limits);
     patch(&mut client, "/drives/disk0", r#"{"drive_id": "disk0"}"#);
     replace(&mut client, disk);
+    let card = r#"{"iface_id": "n", "host_dev_name": "tap0"}"#;
+    client
+        .send(&request("PUT", "/network-interfaces/n", card))
+        .expect("it is listened to");
+    assert_eq!(client.answer().expect("there is an answer").status, 204);
     client.send(b"\n\0\n").expect("it is listened to");
     assert_eq!(client.answer().expect("there is an answer").status, 400);
     assert!(client.ends());
@@ -280,7 +286,16 @@ fn a_control_socket_uses_every_rule_of_its_own() {
     let disks = [(); 2].map(|()| tempfile::NamedTempFile::new().expect("there is room for a disk"));
     let [disk, other] = disks.each_ref().map(|disk| disk.path());
     let disk = disk.to_str().expect("a plain path");
-    let arguments = ["--api-sock", socket.argument(), "--disk", disk];
+    namespace();
+    tap("tap0", "", 1500);
+    let arguments = [
+        "--api-sock",
+        socket.argument(),
+        "--disk",
+        disk,
+        "--transport",
+        "pci",
+    ];
     let directed = told(&arguments, |guest| {
         direct(&socket, other);
         guest.type_bytes(b"p");

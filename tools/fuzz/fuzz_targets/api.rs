@@ -41,6 +41,10 @@ impl Vm for Fake {
     fn press_power_button(&self) -> Result<(), ControlError> {
         Err(ControlError::Ended)
     }
+
+    fn plug(&self, _: usize) -> Result<(), ControlError> {
+        Err(ControlError::Ended)
+    }
 }
 
 fn resources() -> Resources<Fake> {
@@ -62,14 +66,13 @@ fn resources() -> Resources<Fake> {
         id: "d".into(),
         handle: block.handle(),
     }];
+    let mut devices = Handles::default();
+    devices.disks = disks;
+    devices.balloon = Some(balloon.handle());
     let about = About {
         id: "g".into(),
         definition,
-        devices: Handles {
-            disks,
-            balloon: Some(balloon.handle()),
-            cards: Vec::new(),
-        },
+        devices,
     };
     Resources::new(about, Fake(Cell::new(State::Running)))
 }

@@ -1,10 +1,11 @@
-//! `PATCH /network-interfaces/{iface_id}`: other limits.
+//! `PUT /network-interfaces/{iface_id}`: another card. `PATCH`: other limits.
 use vmm::{
-    config::{Definition, NetworkInterfaceUpdate, RateLimiter},
+    config::{Definition, NetworkInterface, NetworkInterfaceUpdate, RateLimiter},
+    machine::ControlError,
     virtio::net::{Change, Handle},
 };
 
-use super::response::Response;
+use super::{resources::About, response::Response};
 use crate::run::disk;
 
 /// A network card of the machine's.
@@ -13,6 +14,43 @@ pub struct Card {
     pub id: String,
     /// By which it is changed.
     pub handle: Handle,
+}
+
+/// Gives the guest another card, which `plug` puts into its slot.
+pub(super) fn add(
+    about: &mut About,
+    id: &str,
+    interface: NetworkInterface,
+    plug: impl FnOnce(usize) -> Result<(), ControlError>,
+) -> Response {
+    if interface.iface_id != id {
+        return Response::fault(format_args!(
+            "the path says interface {id:?}, the body says {:?}",
+            interface.iface_id
+        ));
+    }
+    if interface.queues.is_some_and(|queues| queues > 1) {
+        return Response::fault("a card that comes to a running guest has one pair of queues");
+    }
+    let mut definition = about.definition.clone();
+    definition.network_interfaces.push(interface.clone());
+    if let Err(errors) = definition.validate() {
+        let first = errors.first().map(ToString::to_string);
+        return Response::fault(first.unwrap_or_default());
+    }
+    let (spare, handle) = match about.devices.spares.equip(&interface) {
+        Ok(equipped) => equipped,
+        Err(error) => return Response::fault(error),
+    };
+    if let Err(error) = plug(spare) {
+        return Response::fault(error);
+    }
+    about.definition = definition;
+    about.devices.cards.push(Card {
+        id: interface.iface_id,
+        handle,
+    });
+    Response::done()
 }
 
 /// Changes the card that is called `id`.

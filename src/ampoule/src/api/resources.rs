@@ -15,6 +15,7 @@ use super::{
     http::{Method, Request},
     response::Response,
 };
+use crate::run::net::Spares;
 
 /// What the API tells of a machine that the machine does not know, and what it changes without the machine.
 pub struct About {
@@ -35,6 +36,8 @@ pub struct Handles {
     pub balloon: Option<Handle>,
     /// Its network cards.
     pub cards: Vec<Card>,
+    /// Those that it may get.
+    pub(crate) spares: Spares,
 }
 
 /// What the API wants of a machine.
@@ -59,6 +62,11 @@ pub trait Vm {
     /// # Errors
     /// When the guest has ended.
     fn press_power_button(&self) -> Result<(), ControlError>;
+    /// Puts a spare device into its slot.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    fn plug(&self, spare: usize) -> Result<(), ControlError>;
 }
 
 impl Vm for Control {
@@ -76,6 +84,10 @@ impl Vm for Control {
 
     fn press_power_button(&self) -> Result<(), ControlError> {
         self.press_power_button()
+    }
+
+    fn plug(&self, spare: usize) -> Result<(), ControlError> {
+        self.plug(spare)
     }
 }
 
@@ -121,7 +133,7 @@ struct FullConfig<'a> {
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Resources of Firecracker's that describe a machine which is still to be started: here a definition does.
-const BEFORE_THE_START: [&str; 12] = [
+const BEFORE_THE_START: [&str; 11] = [
     "balloon",
     "boot-source",
     "cpu-config",
@@ -130,7 +142,6 @@ const BEFORE_THE_START: [&str; 12] = [
     "logger",
     "machine-config",
     "metrics",
-    "network-interfaces",
     "pmem",
     "serial",
     "vsock",
@@ -182,6 +193,12 @@ impl<V: Vm> Resources<V> {
                 } = &mut self.about;
                 with_body(request, |body| {
                     cards::change(definition, &devices.cards, id, &body)
+                })
+            }
+            (Method::Put, ("network-interfaces", Some(id), None)) => {
+                let Self { about, vm } = self;
+                with_body(request, |interface| {
+                    cards::add(about, id, interface, |spare| vm.plug(spare))
                 })
             }
             (Method::Put, ("actions", None, None)) => with_body(request, |body| self.act(body)),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The RAM disk that the definition names; made, where it names none and has disks. And how the guest finds its devices: where the
-/// definition leaves that open, what is made decides.
+/// definition leaves that open, what is made decides. A `directed` guest may get network cards while it runs.
 ///
 /// # Errors
 /// When it cannot be read, or not be made though the kernel has modules.
@@ -27,7 +27,7 @@ pub(super) fn open(
     definition: &Definition,
     kernel: &Kernel,
     paths: &Paths,
-    verbose: bool,
+    (directed, verbose): (bool, bool),
 ) -> Result<(Option<Initrd>, Transport), Failure> {
     let transport = definition.effective_transport();
     if let Some(path) = &definition.boot_source.initrd_path {
@@ -43,7 +43,7 @@ pub(super) fn open(
         kernel: kernel_path,
         transport,
         file_systems: file_systems(definition),
-        drivers: drivers(definition),
+        drivers: drivers(definition, directed),
     };
     let cache = paths.cache.as_ref();
     let cache = cache.map(|cache| Cache::new(cache.join("initramfs"), ".cpio"));
@@ -109,10 +109,11 @@ fn release<'a>(kernel: &'a Kernel, path: &'a Path) -> Option<&'a str> {
     sound.then_some(release)
 }
 
-/// The drivers of devices besides disks. The root may have none for this kernel, so that all come along.
-fn drivers(definition: &Definition) -> Vec<&'static str> {
+/// The drivers of devices besides disks, with those of devices that a `directed` guest may get later. The root may have none for this
+/// kernel, so that all come along.
+fn drivers(definition: &Definition, directed: bool) -> Vec<&'static str> {
     let balloon = definition.balloon.is_some();
-    let cards = !definition.network_interfaces.is_empty();
+    let cards = directed || !definition.network_interfaces.is_empty();
     let vsock = definition.vsock.is_some();
     let drivers = [
         (balloon, "virtio_balloon"),

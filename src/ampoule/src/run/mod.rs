@@ -62,7 +62,8 @@ fn read_open_confine(args: &RunArgs, timeline: &Arc<Timeline>) -> Result<u8, Fai
     // Open.
     sandbox::close_inherited(&named_descriptors(args, &definition));
     let timeline_file = open_timeline(args)?;
-    let (parts, devices) = parts::open(&definition, &paths, timeline, args.verbose)?;
+    let wishes = (args.api_sock.is_some(), args.verbose);
+    let (parts, devices) = parts::open(&definition, &paths, timeline, wishes)?;
     let api_socket = open_api_socket(args)?;
     if args.verbose {
         report::parts(&parts);

@@ -1,5 +1,7 @@
 //! Network cards: what `--net` says, and the TAPs that it names, opened.
 use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, OwnedFd},
     str::FromStr,
     sync::{Arc, Mutex},
 };
@@ -7,7 +9,7 @@ use std::{
 use vmm::{
     config::{Definition, MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, Mac, NetworkInterface, RateLimiter},
     virtio::{
-        net::{Change, Net, Options, address_seed},
+        net::{Change, Handle, Identity, Net, Options, Tap, address_seed},
         transport::SharedDevice,
     },
 };
@@ -99,10 +101,7 @@ pub(super) fn open(
     for (interface, index) in definition.network_interfaces.iter().zip(0u32..) {
         let net = open_card(interface, index)?;
         let handle = net.handle();
-        let (bandwidth, ops) = limits(&interface.rx_rate_limiter);
-        handle.limit_rx(bandwidth, ops);
-        let (bandwidth, ops) = limits(&interface.tx_rate_limiter);
-        handle.limit_tx(bandwidth, ops);
+        limit(&handle, interface);
         devices.push(Arc::new(Mutex::new(net)));
         cards.push(api::Card {
             id: interface.iface_id.clone(),
@@ -110,6 +109,133 @@ pub(super) fn open(
         });
     }
     Ok(cards)
+}
+
+/// Cards that a guest may get while it runs.
+const SPARES: usize = 4;
+
+/// Cards without a TAP yet, and what it takes to give them one.
+#[derive(Default)]
+pub(crate) struct Spares {
+    /// By their number among the machine's spare devices.
+    free: VecDeque<(usize, Handle)>,
+    /// By which the kernel is asked about interfaces.
+    inquirer: Option<OwnedFd>,
+    /// This host's identity, of which addresses are made.
+    host: String,
+    /// Why there are none.
+    none: Option<NoSpare>,
+}
+
+/// Why a guest gets no further card.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NoSpare {
+    /// Its bus has no slots.
+    #[error("a card can come to a running guest over PCI only: start it with --transport pci")]
+    NoPci,
+    /// All slots are taken.
+    #[error(
+        "there is no slot left: a guest takes up to {SPARES} more cards while it runs, as far as its bus has room"
+    )]
+    NoSlot,
+    /// The host has no TAPs.
+    #[error("there were no TAPs to be had when the guest was started: {0}")]
+    NoTap(String),
+    /// The TAP is not to be had.
+    #[error("TAP {0}: {1}")]
+    Tap(String, String),
+}
+
+/// Spare cards for up to `slots` slots, and their devices.
+pub(super) fn open_spares(slots: usize) -> (Vec<SharedDevice>, Spares) {
+    let mut devices: Vec<SharedDevice> = Vec::new();
+    let mut spares = Spares {
+        none: Some(NoSpare::NoSlot),
+        host: host_identity(),
+        ..Spares::default()
+    };
+    match tap::inquirer() {
+        Ok(socket) => spares.inquirer = Some(socket),
+        Err(error) => spares.none = Some(NoSpare::NoTap(error.to_string())),
+    }
+    let wanted = if spares.inquirer.is_some() {
+        SPARES.min(slots)
+    } else {
+        0
+    };
+    for index in 0..wanted {
+        match open_spare(index) {
+            Ok(net) => {
+                spares.free.push_back((index, net.handle()));
+                devices.push(Arc::new(Mutex::new(net)));
+            }
+            Err(why) => {
+                spares.none = Some(NoSpare::NoTap(why));
+                break;
+            }
+        }
+    }
+    (devices, spares)
+}
+
+fn open_spare(index: usize) -> Result<Net, String> {
+    let tap = tap::spare().map_err(|error| error.why)?;
+    let options = Options {
+        taps: vec![Tap::spare(tap)],
+        mac: [0; 6],
+        pinned: false,
+        mtu: 0,
+        id: format!("{index} (added)"),
+    };
+    Net::new(options, format!("net+{index}")).map_err(|error| error.to_string())
+}
+
+impl Spares {
+    /// Those of a machine whose guest finds its devices otherwise than over PCI.
+    pub(crate) fn without_pci() -> Self {
+        Self {
+            none: Some(NoSpare::NoPci),
+            ..Self::default()
+        }
+    }
+
+    /// Makes the next spare card what `interface` says; its number, and by what it is changed. The guest does not know of it yet.
+    ///
+    /// # Errors
+    /// When there is none left, or its TAP is not to be had: then it can be asked for again.
+    pub(crate) fn equip(
+        &mut self,
+        interface: &NetworkInterface,
+    ) -> Result<(usize, Handle), NoSpare> {
+        let (Some((number, handle)), Some(socket)) = (self.free.front(), &self.inquirer) else {
+            return Err(self.none.clone().unwrap_or(NoSpare::NoSlot));
+        };
+        let name = &interface.host_dev_name;
+        let refused = |why: String| NoSpare::Tap(name.clone(), why);
+        let (mtu, _) = tap::join(handle.spare_tap(), socket.as_fd(), name).map_err(|error| {
+            let hint = error.hint.map(|hint| format!(" (hint: {hint})"));
+            refused(error.why + &hint.unwrap_or_default())
+        })?;
+        let identity = Identity {
+            mac: address_of(interface, &self.host).bytes(),
+            pinned: interface.guest_mac.is_some(),
+            mtu: interface.mtu.unwrap_or(mtu),
+        };
+        let equipped = handle.equip(identity).map(|()| (*number, handle.clone()));
+        // Whatever it is now, it is no spare one.
+        self.free.pop_front();
+        let (number, handle) = equipped.map_err(|error| refused(error.to_string()))?;
+        limit(&handle, interface);
+        Ok((number, handle))
+    }
+}
+
+/// Sets both limits of a card to what `interface` says.
+fn limit(handle: &Handle, interface: &NetworkInterface) {
+    let (bandwidth, ops) = limits(&interface.rx_rate_limiter);
+    handle.limit_rx(bandwidth, ops);
+    let (bandwidth, ops) = limits(&interface.tx_rate_limiter);
+    handle.limit_tx(bandwidth, ops);
 }
 
 fn open_card(interface: &NetworkInterface, index: u32) -> Result<Net, Failure> {
@@ -129,10 +255,7 @@ fn open_card(interface: &NetworkInterface, index: u32) -> Result<Net, Failure> {
     }
     let options = Options {
         taps: opened.taps,
-        mac: interface
-            .guest_mac
-            .unwrap_or_else(|| made_up(interface))
-            .bytes(),
+        mac: address_of(interface, &host_identity()).bytes(),
         pinned: interface.guest_mac.is_some(),
         mtu,
         id: interface.iface_id.clone(),
@@ -140,10 +263,19 @@ fn open_card(interface: &NetworkInterface, index: u32) -> Result<Net, Failure> {
     Net::new(options, format!("net{index}")).map_err(|error| Failure::new(what(), error))
 }
 
+/// The address of a card, whether it was given one or not.
+fn address_of(interface: &NetworkInterface, host: &str) -> Mac {
+    let made_up = || made_up(interface, host);
+    interface.guest_mac.unwrap_or_else(made_up)
+}
+
+/// What tells this host from others. One without an identity has its names.
+fn host_identity() -> String {
+    std::fs::read_to_string("/etc/machine-id").unwrap_or_default()
+}
+
 /// An address that is the same at each start, and on no other host.
-fn made_up(interface: &NetworkInterface) -> Mac {
-    // A host without an identity has its names.
-    let host = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+fn made_up(interface: &NetworkInterface, host: &str) -> Mac {
     let parts = [host.trim(), &interface.host_dev_name, &interface.iface_id];
     Mac::local(address_seed(&parts))
 }
@@ -200,8 +332,10 @@ mod tests {
 
     #[test]
     fn an_address_that_was_made_up_stays() {
-        let one = made_up(&NetworkInterface::new("a", "tap0"));
-        assert_eq!(one, made_up(&NetworkInterface::new("a", "tap0")));
-        assert_ne!(one, made_up(&NetworkInterface::new("a", "tap1")));
+        let card = |tap| NetworkInterface::new("a", tap);
+        let one = made_up(&card("tap0"), "here");
+        assert_eq!(one, made_up(&card("tap0"), "here"));
+        assert_ne!(one, made_up(&card("tap1"), "here"));
+        assert_ne!(one, made_up(&card("tap0"), "there"));
     }
 }

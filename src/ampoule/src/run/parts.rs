@@ -11,12 +11,17 @@ use vmm::{
     timeline::{Phase, Timeline},
 };
 
-use super::{balloon, disk, initrd, net, vsock};
+use super::{
+    balloon, disk, initrd,
+    net::{self, Spares},
+    vsock,
+};
 use crate::{api, failure::Failure, files, paths::Paths};
 
 const MIB: u64 = 1 << 20;
 
-/// Opens kernel, initrd, devices and `/dev/kvm`, and maps guest memory; the parts, and what its devices are changed by.
+/// Opens kernel, initrd, devices and `/dev/kvm`, and maps guest memory; the parts, and what its devices are changed by. A guest that is
+/// `directed` may get further devices while it runs.
 ///
 /// # Errors
 /// The first thing that is not there, not allowed, or not what it should be.
@@ -24,14 +29,24 @@ pub(super) fn open(
     definition: &Definition,
     paths: &Paths,
     timeline: &Timeline,
-    verbose: bool,
+    (directed, verbose): (bool, bool),
 ) -> Result<(Parts, api::Handles), Failure> {
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
-    let (mut devices, handles) = open_devices(definition)?;
-    devices.0.extend(vsock::open(definition, paths)?);
-    let (initrd, transport) = initrd::open(definition, &kernel, paths, verbose)?;
+    let (mut devices, mut handles) = open_devices(definition)?;
+    devices.present.extend(vsock::open(definition, paths)?);
+    let (initrd, mut transport) = initrd::open(definition, &kernel, paths, (directed, verbose))?;
+    if directed {
+        if definition.wants_pci() {
+            // Even where there are no devices yet.
+            transport = Transport::Pci;
+        }
+        (devices.spare, handles.spares) = match transport {
+            Transport::Pci => net::open_spares(devices.free_slots()),
+            Transport::Mmio | Transport::Auto => (Vec::new(), Spares::without_pci()),
+        };
+    }
     let command_line = command_line(definition, transport)?;
     let hypervisor =
         Hypervisor::open().map_err(|error| Failure::new("KVM", &error).hint(error.hint()))?;
@@ -84,7 +99,11 @@ fn open_devices(definition: &Definition) -> Result<(Devices, api::Handles), Fail
         devices.push(device);
         handles.balloon = Some(handle);
     }
-    Ok((Devices(devices), handles))
+    let devices = Devices {
+        present: devices,
+        spare: Vec::new(),
+    };
+    Ok((devices, handles))
 }
 
 /// The user's parameters over the defaults, of which the root device is one.

@@ -49,11 +49,49 @@ pub(super) struct Opened {
     pub(super) up: bool,
 }
 
+/// What TAPs are asked about, while the paths of this host are still there.
+pub(crate) fn inquirer() -> io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
+    Ok(rustix::net::socket_with(
+        family,
+        kind,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// What can be made a TAP without a path: it belongs to no interface yet.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn spare() -> Result<OwnedFd, NoTap> {
+    device().map_err(|error| explain(&error, "", 1, true))
+}
+
+/// Makes `spare` the only queue of the TAP called `name`, which exists; the longest packet that it takes, and whether it is up.
+///
+/// # Errors
+/// When there is no such TAP, it is in use or another user's, or of a wrong kind. Then nothing has changed.
+pub(crate) fn join(
+    spare: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    name: &str,
+) -> Result<(u16, bool), NoTap> {
+    let there = look(socket, name)?;
+    // It could not be made: this process has no privilege any more.
+    let mut outcome = attach(spare, name, 0);
+    if outcome.as_ref().is_err_and(is_wrong_kind) {
+        outcome = attach(spare, name, IFF_MULTI_QUEUE);
+    }
+    outcome.map_err(|error| explain(&error, name, 1, there))?;
+    nature(socket, name)
+}
+
 /// Why there is no TAP, and what to do about it.
-#[derive(Debug)]
-pub(super) struct NoTap {
-    pub(super) why: String,
-    pub(super) hint: Option<String>,
+#[derive(Clone, Debug)]
+pub(crate) struct NoTap {
+    pub(crate) why: String,
+    pub(crate) hint: Option<String>,
 }
 
 impl NoTap {
@@ -72,32 +110,34 @@ impl NoTap {
 
 /// Opens `queues` queues of the TAP called `name`, which is made if it does not exist, then with an MTU of `mtu`.
 pub(super) fn open(name: &str, queues: u16, mtu: Option<u16>) -> Result<Opened, NoTap> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    );
-    let socket = socket.map_err(NoTap::new)?;
+    let socket = inquirer().map_err(NoTap::new)?;
     let there = look(socket.as_fd(), name)?;
     let taps = open_queues(name, queues, there)?;
-    let failed = |what: &'static str| move |error| NoTap::new(format_args!("{what}: {error}"));
     if !there {
-        bring_up(socket.as_fd(), name, mtu).map_err(failed("it cannot be brought up"))?;
+        let up = bring_up(socket.as_fd(), name, mtu);
+        up.map_err(|error| NoTap::new(format_args!("it cannot be brought up: {error}")))?;
     }
-    let number = |get| ask(socket.as_fd(), get, &mut named(name));
+    let (mtu, up) = nature(socket.as_fd(), name)?;
+    Ok(Opened {
+        taps,
+        mtu,
+        made: !there,
+        up,
+    })
+}
+
+/// The longest packet that an interface takes, and whether it is up.
+fn nature(socket: BorrowedFd<'_>, name: &str) -> Result<(u16, bool), NoTap> {
+    let failed = |what: &'static str| move |error| NoTap::new(format_args!("{what}: {error}"));
+    let number = |get| ask(socket, get, &mut named(name));
     let set = number(socket::GET_MTU).map_err(failed("its MTU is unknown"))?;
     // SAFETY: the request filled in this member.
     let set = unsafe { set.ifr_ifru.ifru_mtu };
     let flags = number(socket::GET_FLAGS).map_err(failed("its state is unknown"))?;
     // SAFETY: the request filled in this member.
     let flags = unsafe { flags.ifr_ifru.ifru_flags };
-    Ok(Opened {
-        taps,
-        mtu: u16::try_from(set).unwrap_or(u16::MAX),
-        made: !there,
-        up: libc::c_int::from(flags) & libc::IFF_UP != 0,
-    })
+    let up = libc::c_int::from(flags) & libc::IFF_UP != 0;
+    Ok((u16::try_from(set).unwrap_or(u16::MAX), up))
 }
 
 /// Whether there is an interface of this name. It is refused where it is no TAP.
@@ -138,23 +178,36 @@ fn open_queues(name: &str, queues: u16, there: bool) -> Result<Vec<Tap>, NoTap> 
     let mut outcome = Err(io::Error::from_raw_os_error(libc::EINVAL));
     for kind in kinds {
         outcome = (0..queues).map(|_| open_queue(name, *kind)).collect();
-        let wrong_kind = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
-        if !outcome.as_ref().is_err_and(wrong_kind) {
+        if !outcome.as_ref().is_err_and(is_wrong_kind) {
             break;
         }
     }
     outcome.map_err(refused)
 }
 
+/// Whether the interface was made for several queues, and not for one, or the other way round.
+fn is_wrong_kind(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
 fn open_queue(name: &str, kind: libc::c_short) -> io::Result<Tap> {
+    let file = device()?;
+    attach(file.as_fd(), name, kind)?;
+    Ok(Tap::new(file))
+}
+
+fn device() -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::open(DEVICE, flags, Mode::empty())?;
+    Ok(rustix::fs::open(DEVICE, flags, Mode::empty())?)
+}
+
+/// Makes `file` a queue of the interface called `name`.
+fn attach(file: BorrowedFd<'_>, name: &str, kind: libc::c_short) -> io::Result<()> {
     let mut request = named(name);
     request.ifr_ifru.ifru_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | kind;
-    ask(file.as_fd(), request::SET_INTERFACE, &mut request)?;
-    set(&file, request::SET_HEADER_SIZE, HEADER_BYTES)?;
-    set(&file, request::SET_LITTLE_ENDIAN, 1)?;
-    Ok(Tap::new(file))
+    ask(file, request::SET_INTERFACE, &mut request)?;
+    set(file, request::SET_HEADER_SIZE, HEADER_BYTES)?;
+    set(file, request::SET_LITTLE_ENDIAN, 1)
 }
 
 fn bring_up(socket: BorrowedFd<'_>, name: &str, mtu: Option<u16>) -> io::Result<()> {
@@ -227,7 +280,7 @@ fn ask(
     }
 }
 
-fn set(file: &OwnedFd, number: libc::Ioctl, value: libc::c_int) -> io::Result<()> {
+fn set(file: BorrowedFd<'_>, number: libc::Ioctl, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the kernel reads the number while the call lasts.
     match unsafe { libc::ioctl(file.as_raw_fd(), number, &raw const value) } {
         0.. => Ok(()),

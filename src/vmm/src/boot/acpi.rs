@@ -1,7 +1,8 @@
 //! ACPI tables of a hardware-reduced machine (ACPI 6.5 §4.1): no SCI, no PM timer, no FACS, no 8259.
 //!
 //! RSDP → XSDT → FADT (reset and sleep registers; → DSDT), MADT, MCFG where there is PCI. The DSDT describes the serial port, a
-//! power button, whose presses arrive as an interrupt of the generic event device (§5.6.9), and virtio devices over MMIO or the PCI bus.
+//! power button and PCI slots, of which the generic event device tells (§5.6.9), and virtio devices over MMIO or the PCI bus.
+mod events;
 mod pci;
 
 use acpi_tables::{
@@ -31,7 +32,10 @@ pub enum Found {
     /// So many are described, one by one.
     Mmio(u8),
     /// A PCI bus is described, on which they are.
-    Pci,
+    Pci {
+        /// The first slot into which a device may still come, and how many there are.
+        spare_slots: (u8, u8),
+    },
 }
 
 /// Why the tables could not be placed.
@@ -86,7 +90,7 @@ pub fn write_tables(
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
-    if devices == Found::Pci {
+    if matches!(devices, Found::Pci { .. }) {
         xsdt.add_entry(writer.append(&pci::mcfg())?);
     }
     let xsdt = writer.append(&xsdt)?;
@@ -147,35 +151,11 @@ fn dsdt(devices: Found) -> Dsdt {
         ],
     )
     .to_aml_bytes(&mut body);
-    aml::Device::new(
-        name("_SB_.PWRB"),
-        vec![
-            &aml::Name::new(name("_HID"), &aml::EISAName::new("PNP0C0C")),
-            &aml::Name::new(name("_UID"), &aml::ZERO),
-        ],
-    )
-    .to_aml_bytes(&mut body);
-    const BUTTON_PRESSED: u8 = 0x80;
-    let events = edge(gsi::EVENTS);
-    aml::Device::new(
-        name("_SB_.GED_"),
-        vec![
-            &aml::Name::new(name("_HID"), &"ACPI0013"),
-            &aml::Name::new(name("_UID"), &aml::ZERO),
-            &crs(vec![&events]),
-            &aml::Method::new(
-                name("_EVT"),
-                1,
-                true,
-                vec![&aml::Notify::new(&name("\\_SB_.PWRB"), &BUTTON_PRESSED)],
-            ),
-        ],
-    )
-    .to_aml_bytes(&mut body);
     match devices {
         Found::Mmio(devices) => (0..devices).for_each(|index| virtio(index, &mut body)),
-        Found::Pci => pci::describe(&mut body),
+        Found::Pci { spare_slots } => pci::describe(spare_slots, &mut body),
     }
+    events::describe(devices, &mut body);
     let sleep_type = aml::Package::new(vec![&power::S5_TYPE]);
     aml::Name::new(name("_S5_"), &sleep_type).to_aml_bytes(&mut body);
     Dsdt(body)
@@ -229,8 +209,11 @@ mod tests {
     }
 
     fn tables(cpus: u8) -> Vec<u8> {
+        tables_of(cpus, Found::Mmio(VIRTIO_MMIO_MAX))
+    }
+
+    fn tables_of(cpus: u8, devices: Found) -> Vec<u8> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        let devices = Found::Mmio(VIRTIO_MMIO_MAX);
         write_tables(&memory, &(0..cpus).collect::<Vec<_>>(), devices).unwrap();
         let mut bytes = vec![0; 0x2_0000];
         memory.read_slice(&mut bytes, ACPI_TABLES).unwrap();
@@ -288,6 +271,22 @@ mod tests {
         assert_eq!(places.last(), Some(&0xd003_f000));
         // With those of the serial port and of the events.
         assert_eq!(interrupts, (4..70).collect());
+    }
+
+    #[test]
+    fn each_spare_slot_is_described_and_told() {
+        let spare_slots = (5, 3);
+        let bytes = tables_of(1, Found::Pci { spare_slots });
+        let dsdt = find(&bytes, b"DSDT");
+        let count = |name: &[u8]| dsdt.windows(name.len()).filter(|at| *at == name).count();
+        // Where it is described, and where it is told.
+        for (slot, times) in [("S004", 0), ("S005", 2), ("S007", 2), ("S008", 0)] {
+            assert_eq!(count(slot.as_bytes()), times, "{slot}");
+        }
+        assert_eq!(count(b"_EJ0"), 3);
+        let without = tables(1);
+        let without = find(&without, b"DSDT");
+        assert!(!without.windows(4).any(|name| name == b"_EJ0"));
     }
 
     #[test]

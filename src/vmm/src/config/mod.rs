@@ -132,6 +132,12 @@ impl Definition {
         }
     }
 
+    /// Whether it says that the guest is to find its devices over PCI.
+    pub fn wants_pci(&self) -> bool {
+        let boot_args = self.boot_source.boot_args.as_deref().unwrap_or_default();
+        self.machine_config.transport == Transport::Pci && !boot_args::turns_pci_off(boot_args)
+    }
+
     /// A definition that boots `boot_source` with everything else at its default.
     #[must_use]
     pub fn new(boot_source: BootSource) -> Self {

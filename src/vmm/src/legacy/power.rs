@@ -1,4 +1,4 @@
-//! ACPI sleep and reset registers of a hardware-reduced machine (ACPI 6.5 §4.8.3.7), and its power button.
+//! ACPI sleep and reset registers of a hardware-reduced machine (ACPI 6.5 §4.8.3.7).
 use crate::{
     arch::x86_64::layout::power::{RESET, RESET_VALUE, S5_TYPE, SLEEP_CONTROL},
     bus::{Outcome, Registers},

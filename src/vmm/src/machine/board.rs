@@ -1,6 +1,6 @@
 use std::sync::{Arc, OnceLock};
 
-use super::{MachineError, Parts};
+use super::{Devices, MachineError, Parts};
 use crate::{
     arch::x86_64::{
         boot_params::{self, Handover},
@@ -14,6 +14,7 @@ use crate::{
     irq::Line,
     kvm::{Place, Reserved, Vm},
     legacy::{
+        events::Events,
         i8042::ResetOnly,
         ioapic::{self, Ioapic},
         marker::Marker,
@@ -38,20 +39,23 @@ pub(super) struct Board {
     pub(super) gate: Arc<Gate>,
     /// Not yet handed to their threads.
     pub(super) vcpus: Vec<Vcpu>,
-    power_button: Line,
+    vm: Arc<Vm>,
+    events: Arc<Events>,
+    bus: Option<Arc<pci::Host>>,
 }
 
 impl Board {
-    /// Loads the guest into cleared memory and creates the VM around it.
+    /// Loads the guest into cleared memory and creates the VM around it, with those spare devices that are `plugged`.
     pub(super) fn power_on(
         parts: &Parts,
+        plugged: &[bool],
         wire: &Arc<Wire>,
         timeline: &Arc<Timeline>,
     ) -> Result<Self, MachineError> {
         let found = found(parts);
         let pins = gsi::ioapic(match found {
             Found::Mmio(devices) => devices,
-            Found::Pci => 0,
+            Found::Pci { .. } => 0,
         });
         load(parts, found)?;
         timeline.mark(Phase::KernelLoaded);
@@ -72,17 +76,21 @@ impl Board {
             Line::new(ioapic.clone(), gsi::COM1),
             wire.clone(),
         ));
-        let mut ports = ports(&serial)?;
+        let events = Arc::new(Events::new(Line::new(ioapic.clone(), gsi::EVENTS)));
+        let mut ports = ports(&serial, &events)?;
         let mut mmio = mmio(&ioapic)?;
-        match found {
-            Found::Mmio(_) => put_on_mmio(parts, &ioapic, &vm, &mut mmio)?,
-            Found::Pci => put_on_pci(parts, &vm, &mut ports, &mut mmio)?,
-        }
+        let bus = match found {
+            Found::Mmio(_) => {
+                put_on_mmio(parts, &ioapic, &vm, &mut mmio)?;
+                None
+            }
+            Found::Pci { .. } => Some(put_on_pci(parts, plugged, &vm, &mut ports, &mut mmio)?),
+        };
         let around = Arc::new(Surroundings {
             memory: parts.memory.clone(),
             ports,
             mmio,
-            coalesced: coalesced(found, vm),
+            coalesced: coalesced(found, vm.clone()),
             other_exits: Counter::default(),
             exits_to_user_space: OnceLock::new(),
             timeline: timeline.clone(),
@@ -93,29 +101,46 @@ impl Board {
             serial,
             gate,
             vcpus,
-            power_button: Line::new(ioapic, gsi::EVENTS),
+            vm,
+            events,
+            bus,
         })
     }
 
     /// Tells the guest that somebody wants it to power off.
     pub(super) fn press_power_button(&self) {
-        self.power_button.trigger();
+        self.events.press_power_button();
+    }
+
+    /// Puts a spare device of `parts` into its slot, and tells the guest.
+    pub(super) fn plug(&self, parts: &Parts, spare: usize) {
+        let Some((bus, device)) = self.bus.as_ref().zip(parts.devices.spare.get(spare)) else {
+            return;
+        };
+        let index = parts.devices.present.len() + spare;
+        if bus.insert(index, function(parts, &self.vm, index, device)) {
+            self.events.fill_slot(pci::Host::slot(index));
+        }
     }
 }
 
 /// How the guest finds its devices. For none there is no bus either.
 fn found(parts: &Parts) -> Found {
-    let devices = u8::try_from(parts.devices.0.len()).expect("at most 64 devices");
+    let count = |devices: &[SharedDevice]| u8::try_from(devices.len()).expect("at most 64 devices");
+    let (present, spare) = (count(&parts.devices.present), count(&parts.devices.spare));
+    let first = pci::Host::slot(present.into());
     match parts.transport {
-        Transport::Pci if devices > 0 => Found::Pci,
-        _ => Found::Mmio(devices),
+        Transport::Pci if present + spare > 0 => Found::Pci {
+            spare_slots: (u8::try_from(first).expect("one of 32"), spare),
+        },
+        _ => Found::Mmio(present),
     }
 }
 
 /// The registers whose writes KVM keeps: those that only select another one.
 fn coalesced(found: Found, vm: Arc<Vm>) -> Coalesced {
     let memory = Selector::new(Place::Memory(layout::IOAPIC.0), ioapic::SELECT_BYTES);
-    let ports = (found == Found::Pci).then(|| {
+    let ports = matches!(found, Found::Pci { .. }).then(|| {
         let ports = layout::PCI_CONFIG_PORTS;
         let first = u16::try_from(ports.start).expect("ports have 16 bits");
         (Selector::new(Place::Port(first), pci::SELECT_BYTES), ports)
@@ -164,7 +189,7 @@ fn create_vcpus(parts: &Parts, vm: &Vm) -> Result<Vec<Vcpu>, MachineError> {
         .collect()
 }
 
-fn ports(serial: &Arc<SerialPort>) -> Result<Bus, MachineError> {
+fn ports(serial: &Arc<SerialPort>, events: &Arc<Events>) -> Result<Bus, MachineError> {
     let range = |first: u16, count: u16| u64::from(first)..u64::from(first) + u64::from(count);
     let mut ports = Bus::default();
     ports.insert(
@@ -176,6 +201,11 @@ fn ports(serial: &Arc<SerialPort>) -> Result<Bus, MachineError> {
         "power",
         range(layout::POWER_PORT, layout::POWER_PORTS),
         Arc::new(Power),
+    )?;
+    ports.insert(
+        "events",
+        range(layout::EVENT_PORT, layout::EVENT_PORTS),
+        events.clone(),
     )?;
     ports.insert(
         "i8042",
@@ -199,7 +229,7 @@ fn put_on_mmio(
     vm: &Arc<Vm>,
     mmio: &mut Bus,
 ) -> Result<(), MachineError> {
-    for ((index, device), gsi) in (0..).zip(&parts.devices.0).zip(gsi::VIRTIO..) {
+    for ((index, device), gsi) in (0..).zip(&parts.devices.present).zip(gsi::VIRTIO..) {
         let address = layout::VIRTIO_MMIO.0 + index * layout::VIRTIO_MMIO_STRIDE;
         let line = Line::new(ioapic.clone(), gsi);
         let registers = Mmio::new(
@@ -214,25 +244,37 @@ fn put_on_mmio(
     Ok(())
 }
 
+/// The `index`th device on the PCI bus.
+fn function(
+    parts: &Parts,
+    vm: &Arc<Vm>,
+    index: usize,
+    device: &SharedDevice,
+) -> Arc<dyn pci::Function> {
+    Arc::new(Pci::new(
+        (index, parts.devices.len()),
+        device.clone(),
+        parts.memory.clone(),
+        vm.clone(),
+        vm.clone(),
+    ))
+}
+
 fn put_on_pci(
     parts: &Parts,
+    plugged: &[bool],
     vm: &Arc<Vm>,
     ports: &mut Bus,
     mmio: &mut Bus,
-) -> Result<(), MachineError> {
-    let devices = &parts.devices.0;
-    let function = |(index, device): (usize, &SharedDevice)| -> Arc<dyn pci::Function> {
-        Arc::new(Pci::new(
-            (index, devices.len()),
-            device.clone(),
-            parts.memory.clone(),
-            vm.clone(),
-            vm.clone(),
-        ))
-    };
-    let host = Arc::new(pci::Host::new(
-        devices.iter().enumerate().map(function).collect(),
-    ));
+) -> Result<Arc<pci::Host>, MachineError> {
+    let Devices { present, spare } = &parts.devices;
+    let here = present.iter().enumerate();
+    let here = here.map(|(index, device)| function(parts, vm, index, device));
+    let host = Arc::new(pci::Host::new(here.collect()));
+    let came = (present.len()..).zip(spare).zip(plugged);
+    for ((index, device), _) in came.filter(|(_, plugged)| **plugged) {
+        host.insert(index, function(parts, vm, index, device));
+    }
     let window = |space| Arc::new(pci::Window(host.clone(), space));
     let (port, memory) = (pci::Space::Ports, pci::Space::Memory);
     ports.insert(
@@ -242,6 +284,7 @@ fn put_on_pci(
     )?;
     ports.insert("pci-ports", port.window(), window(port))?;
     mmio.insert("pci-memory", memory.window(), window(memory))?;
-    mmio.insert("pci-ecam", layout::PCI_ECAM, Arc::new(pci::Ecam(host)))?;
-    Ok(())
+    let ecam = Arc::new(pci::Ecam(host.clone()));
+    mmio.insert("pci-ecam", layout::PCI_ECAM, ecam)?;
+    Ok(host)
 }

@@ -50,6 +50,7 @@ pub(super) enum Wish {
     Pause,
     Resume,
     PressPowerButton,
+    Plug(usize),
 }
 
 impl Order {
@@ -105,6 +106,14 @@ impl Control {
     /// When the guest has ended.
     pub fn press_power_button(&self) -> Result<(), ControlError> {
         self.ask(Wish::PressPowerButton).and_then(running)
+    }
+
+    /// Puts spare device number `spare` into its PCI slot, and tells the guest. No effect where it is there already.
+    ///
+    /// # Errors
+    /// When the guest has ended.
+    pub fn plug(&self, spare: usize) -> Result<(), ControlError> {
+        self.ask(Wish::Plug(spare)).and_then(running)
     }
 
     fn ask(&self, wish: Wish) -> Result<State, ControlError> {

@@ -52,17 +52,36 @@ const _: () = assert!(config::MAX_DRIVES == VIRTIO_MMIO_MAX as usize);
 
 /// Virtio devices: they outlive a machine's resets.
 #[derive(Clone, Default)]
-pub struct Devices(pub Vec<SharedDevice>);
+pub struct Devices {
+    /// Those that the guest finds.
+    pub present: Vec<SharedDevice>,
+    /// Those that may come while it runs, each into a PCI slot of its own: at most [`free_slots`](Self::free_slots). Without PCI: none.
+    pub spare: Vec<SharedDevice>,
+}
 
 impl fmt::Debug for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} devices", self.0.len())
+        write!(
+            f,
+            "{} devices, {} spare",
+            self.present.len(),
+            self.spare.len()
+        )
     }
 }
 
 impl Devices {
+    /// How many slots of a PCI bus nobody sits in, where nobody has to share one.
+    pub fn free_slots(&self) -> usize {
+        crate::pci::MAX_SLOTS.saturating_sub(self.present.len())
+    }
+
+    fn len(&self) -> usize {
+        self.present.len() + self.spare.len()
+    }
+
     fn each(&self, mut call: impl FnMut(&mut dyn Device)) {
-        for device in &self.0 {
+        for device in self.present.iter().chain(&self.spare) {
             call(&mut *device.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
@@ -190,6 +209,8 @@ pub struct Machine {
     events: EventManager<Box<dyn MutEventSubscriber>>,
     /// When the guest is killed, once it was asked to power off.
     deadline: Option<Instant>,
+    /// Which spare devices have come.
+    plugged: Vec<bool>,
     paths: Option<PathsGone>,
 }
 
@@ -209,7 +230,8 @@ impl Machine {
         let host = |what| move |error| MachineError::Host(what, error);
         let wire = Arc::new(Wire::new(timeline.clone()).map_err(host("event descriptors"))?);
         let requests = Arc::new(Requests::new().map_err(host("event descriptors"))?);
-        let mut board = Board::power_on(&parts, &wire, &timeline)?;
+        let plugged = vec![false; parts.devices.spare.len()];
+        let mut board = Board::power_on(&parts, &plugged, &wire, &timeline)?;
         let port = console::PortSlot::new(board.serial.clone());
         let mut events = EventManager::<Box<dyn MutEventSubscriber>>::new_with_capacity(8)
             .map_err(|error| {
@@ -247,6 +269,7 @@ impl Machine {
             attendants,
             events,
             deadline: None,
+            plugged,
             paths,
         })
     }
@@ -366,6 +389,16 @@ impl Machine {
             Wish::Pause => self.pause(),
             Wish::Resume => self.resume(),
             Wish::PressPowerButton => self.board.press_power_button(),
+            Wish::Plug(spare) => self.plug(spare),
+        }
+    }
+
+    /// Puts a spare device into its slot, and tells the guest. Once.
+    fn plug(&mut self, spare: usize) {
+        let there = self.plugged.get_mut(spare);
+        if let Some(there) = there.filter(|there| !**there && self.state != State::Stopped) {
+            *there = true;
+            self.board.plug(&self.parts, spare);
         }
     }
 
@@ -405,7 +438,7 @@ impl Machine {
         self.parts.devices.each(|device| device.reset());
         crate::memory::clear(&self.parts.memory)
             .map_err(|error| MachineError::Host("to clear guest memory", error))?;
-        self.board = Board::power_on(&self.parts, &self.wire, &self.timeline)?;
+        self.board = Board::power_on(&self.parts, &self.plugged, &self.wire, &self.timeline)?;
         self.port.set(self.board.serial.clone());
         assign(&mut self.board, &self.threads);
         self.requests.forget_exits();

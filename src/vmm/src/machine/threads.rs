@@ -10,7 +10,7 @@ use crate::{
 
 /// The devices' threads, parked, each confined before it does anything.
 pub(super) fn start_devices(devices: &Devices, policy: Policy) -> Result<(), MachineError> {
-    if devices.0.is_empty() {
+    if devices.len() == 0 {
         return Ok(());
     }
     // Each is made when the first thread needs it, and most machines need few.
@@ -56,7 +56,7 @@ pub(super) fn spawn_vcpus(
     policy: Policy,
     requests: &Arc<Requests>,
 ) -> Result<Vec<VcpuThread>, MachineError> {
-    let role = match parts.devices.0.is_empty() {
+    let role = match parts.devices.len() == 0 {
         true => Role::Vcpu,
         false => Role::VcpuWithDevices,
     };

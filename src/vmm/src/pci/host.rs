@@ -2,7 +2,7 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Slots of a bus, and functions of a slot.
-const SLOTS: usize = 32;
+pub(super) const SLOTS: usize = 32;
 const FUNCTIONS: usize = 8;
 /// "Device and function": how configuration accesses name a place.
 const PLACES: usize = SLOTS * FUNCTIONS;
@@ -24,7 +24,8 @@ const PLACES: usize = SLOTS * FUNCTIONS;
 /// A bus with a host bridge, which is the function 00:00.0.
 pub struct Host {
     bridge: Arc<Bridge>,
-    functions: Vec<Option<Arc<dyn Function>>>,
+    /// By place. What has come stays.
+    functions: Vec<OnceLock<Arc<dyn Function>>>,
     /// Where each function wants to answer. Configuration accesses come one at a time, as on a real bus, and nothing else changes this.
     placed: Mutex<BTreeMap<usize, Vec<Placement>>>,
     routes: RwLock<Routes>,
@@ -94,6 +95,11 @@ impl Host {
         slot * FUNCTIONS + function
     }
 
+    /// The slot of the `index`th function.
+    pub fn slot(index: usize) -> usize {
+        Self::place(index) / FUNCTIONS
+    }
+
     /// Whether the slot of the `index`th of `count` functions holds others as well.
     pub fn is_shared(index: usize, count: usize) -> bool {
         index >= SLOTS - 1 || index + SLOTS - 1 < count
@@ -104,14 +110,14 @@ impl Host {
     /// # Panics
     /// When there are more than fit.
     pub fn new(functions: Vec<Arc<dyn Function>>) -> Self {
-        let mut places: Vec<Option<Arc<dyn Function>>> = vec![None; PLACES];
+        let mut places: Vec<OnceLock<Arc<dyn Function>>> = vec![OnceLock::new(); PLACES];
         let mut placed = BTreeMap::new();
         let bridge = Arc::new(Bridge::new());
-        places[0] = Some(bridge.clone());
+        places[0] = OnceLock::from(bridge.clone() as Arc<dyn Function>);
         for (index, function) in functions.into_iter().enumerate() {
             let place = Self::place(index);
             placed.insert(place, function.placements());
-            places[place] = Some(function);
+            places[place] = OnceLock::from(function);
         }
         Self {
             bridge,
@@ -120,6 +126,26 @@ impl Host {
             placed: Mutex::new(placed),
             selected: AtomicU32::new(0),
         }
+    }
+
+    /// Puts `function` at the place of the `index`th, while the guest runs; false where one is already. Nobody tells the guest.
+    ///
+    /// # Panics
+    /// When there is no such place.
+    pub fn insert(&self, index: usize, function: Arc<dyn Function>) -> bool {
+        let place = Self::place(index);
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let placements = function.placements();
+        let inserted = self.functions[place].set(function).is_ok();
+        if inserted {
+            placed.insert(place, placements);
+            self.route(&placed);
+        }
+        inserted
+    }
+
+    fn function(&self, place: usize) -> Option<&dyn Function> {
+        self.functions.get(place)?.get().map(Arc::as_ref)
     }
 
     /// The bridge's registers, while no vCPU runs.
@@ -142,7 +168,7 @@ impl Host {
         }
         self.selected.store(saved.selected, Ordering::Release);
         for (&place, placements) in placed.iter_mut() {
-            if let Some(Some(function)) = self.functions.get(place) {
+            if let Some(function) = self.function(place) {
                 *placements = function.placements();
             }
         }
@@ -158,7 +184,7 @@ impl Host {
     /// A read of the configuration register `offset` at `place`. Where nobody sits, `data` stays as it is.
     fn read_config(&self, place: usize, offset: usize, data: &mut [u8]) {
         let _alone = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Some(function)) = self.functions.get(place) {
+        if let Some(function) = self.function(place) {
             if offset + data.len() <= CONFIG_BYTES {
                 function.read_config(offset, data);
             } else {
@@ -169,7 +195,7 @@ impl Host {
 
     fn write_config(&self, place: usize, offset: usize, data: &[u8]) {
         let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Some(function)) = self.functions.get(place)
+        if let Some(function) = self.function(place)
             && offset + data.len() <= CONFIG_BYTES
             && function.write_config(offset, data)
         {
@@ -185,7 +211,7 @@ impl Host {
         let after = routes.partition_point(|route| route.range.start <= address);
         let route = routes.get(after.checked_sub(1)?)?;
         let end = address.checked_add(u64::try_from(length).ok()?)?;
-        let function = self.functions.get(route.place)?.as_deref()?;
+        let function = self.function(route.place)?;
         (end <= route.range.end).then(|| (function, route.bar, address - route.range.start))
     }
 

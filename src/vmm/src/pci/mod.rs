@@ -14,6 +14,9 @@ pub use host::{ConfigPorts, Ecam, Host, HostState, SELECT_BYTES, Window};
 
 use crate::arch::x86_64::layout;
 
+/// Slots of a bus besides the host bridge's.
+pub const MAX_SLOTS: usize = host::SLOTS - 1;
+
 /// Bytes of the configuration space of a function, without PCI Express's extension of it, of which no function here has anything.
 pub const CONFIG_BYTES: usize = 256;
 

@@ -47,6 +47,10 @@ impl Vm for Fake {
         self.presses.set(self.presses.get() + 1);
         self.become_(self.state.get())
     }
+
+    fn plug(&self, _: usize) -> Result<(), ControlError> {
+        self.become_(self.state.get())
+    }
 }
 
 fn image(sectors: u64) -> NamedTempFile {
@@ -78,6 +82,7 @@ pub(in crate::api) fn resources(drives: Vec<Drive>) -> Resources<Fake> {
     });
     let devices = Handles {
         cards: Vec::new(),
+        spares: Spares::default(),
         disks: disks.collect(),
         balloon: None,
     };
@@ -428,4 +433,31 @@ fn a_card_s_limits_are_changed_one_by_one() {
         let refused = format!("{:?}", ask(&mut resources, path, body));
         assert!(refused.contains(why), "{refused}");
     }
+}
+
+#[test]
+fn a_card_that_cannot_come_is_refused_and_nothing_changes() {
+    let mut resources = resources(vec![]);
+    let path = "PUT /network-interfaces/n";
+    let tap = |more: &str| format!(r#"{{"iface_id": "n", "host_dev_name": "tap9"{more}}}"#);
+    resources.about.devices.spares = Spares::without_pci();
+    for (path, body, why) in [
+        ("PUT /network-interfaces/m", tap(""), "the body says"),
+        (path, tap(r#", "queues": 2"#), "one pair of queues"),
+        (path, tap(r#", "mtu": 1"#), "from 68 to 65535"),
+        (path, tap(r#", "speed": 1"#), "unknown field"),
+        (
+            path,
+            tap("").replace("tap9", "a/b"),
+            "network-interfaces[0].host_dev_name",
+        ),
+        (path, tap(""), "start it with --transport pci"),
+    ] {
+        assert_fault(&ask(&mut resources, path, &body), why);
+    }
+    resources.about.devices.spares = Spares::default();
+    assert_fault(&ask(&mut resources, path, &tap("")), "no slot left");
+    let config = json_of(&ask(&mut resources, "GET /vm/config", ""));
+    assert_eq!(config["network-interfaces"], json!([]));
+    assert!(resources.about.devices.cards.is_empty());
 }

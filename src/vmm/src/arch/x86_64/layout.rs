@@ -92,6 +92,22 @@ pub mod power {
     /// `SLP_TYP` of soft-off; the DSDT's `_S5_` package says so to the guest.
     pub const S5_TYPE: u8 = 5;
 }
+/// What the generic event device asks when it is interrupted: registers from here, at the offsets in [`event`].
+pub const EVENT_PORT: u16 = 0x608;
+/// Bytes of these registers.
+pub const EVENT_PORTS: u16 = 8;
+
+/// The event registers, which the ACPI tables announce and a device implements.
+pub mod event {
+    /// Offset of the register, of a byte, that says what happened since it was last read.
+    pub const CAUSES: u16 = 0;
+    /// Offset of the register, of four bytes, that says which PCI slots have been filled since it was last read: a bit for each.
+    pub const FILLED: u16 = 4;
+    /// A cause: the power button was pressed.
+    pub const POWER_BUTTON: u8 = 1;
+    /// A cause: a slot has been filled.
+    pub const SLOTS: u8 = 2;
+}
 /// First serial port.
 pub const COM1_PORT: u16 = 0x3f8;
 /// Bytes of a serial port's registers.
@@ -117,7 +133,7 @@ pub mod gsi {
 
     /// First serial port, where a PC has it.
     pub const COM1: u8 = 4;
-    /// The ACPI generic event device: power button.
+    /// The ACPI generic event device: power button, PCI slots.
     pub const EVENTS: u8 = 5;
     /// The first virtio device over MMIO; the others follow.
     pub const VIRTIO: u8 = 6;

@@ -8,6 +8,17 @@ const SHUT_WR: u64 = 1;
 const F_GETFL: u64 = 3;
 const F_OFD_SETLK: u64 = 37;
 
+/// ioctl requests about interfaces (`linux/if_tun.h`, `linux/sockios.h`).
+mod tun {
+    pub(super) const TUNSETIFF: u64 = 0x4004_54ca;
+    pub(super) const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+    pub(super) const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+    pub(super) const TUNSETVNETLE: u64 = 0x4004_54dc;
+    pub(super) const SIOCGIFFLAGS: u64 = 0x8913;
+    pub(super) const SIOCGIFMTU: u64 = 0x8921;
+    pub(super) const SIOCETHTOOL: u64 = 0x8946;
+}
+
 /// The server of the control socket.
 pub(super) const RULES: &[Rule] = &[
     rule(
@@ -88,6 +99,54 @@ pub(super) const RULES: &[Rule] = &[
         "fcntl",
         &[Is(1, F_OFD_SETLK)],
         "an image is locked",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, tun::TUNSETIFF)],
+        "a network card that comes gets its TAP, by an open /dev/net/tun",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, tun::TUNSETVNETHDRSZ)],
+        "a new card's TAP is told of headers",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, tun::TUNSETVNETLE)],
+        "a new card's TAP is told of their byte order",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, tun::TUNSETOFFLOAD)],
+        "what a new card's TAP can do",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, tun::SIOCGIFFLAGS)],
+        "whether the interface that a client names is there, and up",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, tun::SIOCETHTOOL)],
+        "whether it is a TAP",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        "ioctl",
+        &[Is(1, tun::SIOCGIFMTU)],
+        "the longest packet that it takes",
+    ),
+    rule(
+        libc::SYS_epoll_ctl,
+        "epoll_ctl",
+        &[Is(1, 1)],
+        "a new card's thread hears of its TAP",
     ),
     #[cfg(debug_assertions)]
     rule(

@@ -1,13 +1,18 @@
 //! What all pairs of a card have in common: its link, its limits, how many of them are in use.
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU16, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU16, Ordering},
+    },
 };
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::{
     Counters,
     config::{self, status},
-    tap::Tap,
+    tap::{Offload, Tap},
 };
 use crate::{
     notices::Notices,
@@ -15,12 +20,16 @@ use crate::{
     virtio::{ConfigSpace, Interrupt},
 };
 
+/// By which a pair's thread knows events of its TAP from those of its bell.
+pub(super) const OF_TAP: u64 = 1;
+
 /// A card as all its pairs see it.
 pub(super) struct Shared {
     /// The host's side of each pair.
     pub(super) taps: Vec<Tap>,
-    pub(super) pinned: Option<[u8; 6]>,
-    pub(super) mtu: u16,
+    /// Where each pair's thread waits.
+    pub(super) epolls: Vec<Epoll>,
+    nature: Mutex<Nature>,
     pub(super) rx_limiter: Limiter,
     pub(super) tx_limiter: Limiter,
     /// Whether the host's interface is there no more.
@@ -34,6 +43,15 @@ pub(super) struct Shared {
     pub(super) notices: Notices,
 }
 
+/// What a card is like: of a spare one it becomes known when it gets its TAP, before there is a driver.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nature {
+    /// The address that the guest must send from, if it must.
+    pub(super) pinned: Option<[u8; 6]>,
+    pub(super) mtu: u16,
+    pub(super) offload: Offload,
+}
+
 /// What all workers of a card have in common.
 #[derive(Clone)]
 pub(super) struct Common {
@@ -43,11 +61,16 @@ pub(super) struct Common {
 }
 
 impl Shared {
-    pub(super) fn new(taps: Vec<Tap>, pinned: Option<[u8; 6]>, mtu: u16, notices: Notices) -> Self {
-        Self {
+    /// A card on `taps`.
+    ///
+    /// # Errors
+    /// When the host has no room for another descriptor.
+    pub(super) fn new(taps: Vec<Tap>, nature: Nature, notices: Notices) -> io::Result<Self> {
+        let epolls = taps.iter().map(|_| Epoll::new());
+        Ok(Self {
+            epolls: epolls.collect::<Result<_, _>>()?,
             taps,
-            pinned,
-            mtu,
+            nature: Mutex::new(nature),
             rx_limiter: Limiter::default(),
             tx_limiter: Limiter::default(),
             gone: AtomicBool::new(false),
@@ -55,7 +78,25 @@ impl Shared {
             announce: AtomicBool::new(false),
             interrupt: Mutex::default(),
             notices,
-        }
+        })
+    }
+
+    pub(super) fn nature(&self) -> Nature {
+        *self.nature.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_nature(&self, nature: Nature) {
+        *self.nature.lock().unwrap_or_else(PoisonError::into_inner) = nature;
+    }
+
+    /// Has the thread of pair `pair` hear of its TAP: of each event once.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(super) fn listen(&self, pair: usize) -> io::Result<()> {
+        let tap = self.taps[pair].descriptor();
+        let edges = EventSet::EDGE_TRIGGERED | EventSet::IN | EventSet::OUT;
+        self.epolls[pair].ctl(ControlOperation::Add, tap, EpollEvent::new(edges, OF_TAP))
     }
 
     pub(super) fn is_gone(&self) -> bool {

@@ -35,6 +35,9 @@ pub(super) const MAC: usize = 0;
 /// Where the status stands.
 pub(super) const STATUS: usize = 6;
 
+/// Where the longest packet's length stands.
+pub(super) const MTU: usize = 10;
+
 /// Bits of the status.
 pub(super) mod status {
     /// The link is up.
@@ -74,6 +77,6 @@ pub(super) fn space(mac: [u8; 6], pairs: u16, mtu: u16) -> ConfigSpace {
     put(MAC, &mac);
     put(STATUS, &status::LINK_UP.to_le_bytes());
     put(8, &pairs.to_le_bytes()); // max_virtqueue_pairs
-    put(10, &mtu.to_le_bytes()); // mtu
+    put(MTU, &mtu.to_le_bytes());
     ConfigSpace::new(&config)
 }

@@ -21,11 +21,11 @@ use sha2::{Digest, Sha256};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::{
-    card::{Common, Rest, Shared},
+    card::{Common, Nature, Rest, Shared},
     worker::{CONTROL, Job, RX, TX, Worker},
 };
 pub use self::{
-    handle::{Change, Handle},
+    handle::{Change, Handle, Identity},
     state::CardState,
     tap::{Offload, Tap},
 };
@@ -94,7 +94,6 @@ pub struct Options {
 pub struct Net {
     name: String,
     common: Common,
-    offload: Offload,
     queue_sizes: Vec<u16>,
     workers: Vec<Worker>,
     /// Which queue the driver takes for the control queue.
@@ -112,22 +111,28 @@ impl Net {
             .taps
             .first()
             .ok_or(std::io::ErrorKind::InvalidInput)?;
-        let offload = first.probe();
+        let offload = match first.is_spare() {
+            true => Offload::default(),
+            false => first.probe(),
+        };
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * pairs];
         queue_sizes.push(CONTROL_SIZE);
         let workers = (0..pairs).map(|_| Worker::new());
         let workers = workers.collect::<Result<Vec<_>, _>>()?;
         let count = u16::try_from(pairs).expect("16 at most");
-        let pinned = options.pinned.then_some(options.mac);
+        let nature = Nature {
+            pinned: options.pinned.then_some(options.mac),
+            mtu: options.mtu,
+            offload,
+        };
         let notices = Notices::of(format!("net {}", options.id));
         Ok(Self {
             name,
             common: Common {
-                shared: Arc::new(Shared::new(options.taps, pinned, options.mtu, notices)),
+                shared: Arc::new(Shared::new(options.taps, nature, notices)?),
                 config: Arc::new(config::space(options.mac, count, options.mtu)),
                 counters: Arc::default(),
             },
-            offload,
             control: queue_sizes.len() - 1,
             queue_sizes,
             workers,
@@ -183,8 +188,8 @@ impl Device for Net {
 
     fn features(&self) -> u64 {
         let pairs = u16::try_from(self.workers.len()).expect("16 at most");
-        let pinned = self.common.shared.pinned.is_some();
-        config::features(self.offload, pairs, pinned)
+        let nature = self.common.shared.nature();
+        config::features(nature.offload, pairs, nature.pinned.is_some())
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -35,7 +35,7 @@ impl Common {
     pub(super) fn restore(&self, saved: &CardState) {
         self.shared.rx_limiter.restore(&saved.rx_limiter);
         self.shared.tx_limiter.restore(&saved.tx_limiter);
-        if self.shared.pinned.is_none() {
+        if self.shared.nature().pinned.is_none() {
             self.config.put(config::MAC, &saved.mac);
         }
         self.shared.set_rest(Rest {

@@ -35,8 +35,16 @@ pub struct Offload {
 #[derive(Debug)]
 pub struct Tap {
     file: File,
-    /// Whether it takes a TAP's commands.
-    real: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It takes a TAP's commands.
+    Real,
+    /// It will be one, and belongs to no interface yet.
+    Spare,
+    StandIn,
 }
 
 /// Why the host did not take or give a frame.
@@ -55,7 +63,15 @@ impl Tap {
     pub fn new(file: OwnedFd) -> Self {
         Self {
             file: file.into(),
-            real: true,
+            kind: Kind::Real,
+        }
+    }
+
+    /// What becomes one later: an open `/dev/net/tun` that does not block.
+    pub fn spare(file: OwnedFd) -> Self {
+        Self {
+            file: file.into(),
+            kind: Kind::Spare,
         }
     }
 
@@ -63,14 +79,24 @@ impl Tap {
     pub fn stand_in(file: OwnedFd) -> Self {
         Self {
             file: file.into(),
-            real: false,
+            kind: Kind::StandIn,
         }
+    }
+
+    /// Whether it takes a TAP's commands: a spare one has got its interface when there is a driver.
+    fn is_real(&self) -> bool {
+        self.kind != Kind::StandIn
+    }
+
+    /// Whether it was open without an interface when its thread was made.
+    pub(super) fn is_spare(&self) -> bool {
+        self.kind == Kind::Spare
     }
 
     /// What the host can do.
     pub fn probe(&self) -> Offload {
         let all = offload::CSUM | offload::USO4 | offload::USO6;
-        let udp = self.real && self.command(SET_OFFLOAD, all).is_ok();
+        let udp = self.is_real() && self.command(SET_OFFLOAD, all).is_ok();
         Offload { udp }
     }
 
@@ -94,7 +120,7 @@ impl Tap {
     /// # Errors
     /// When the interface is gone.
     pub fn attach(&self, attach: bool) -> io::Result<()> {
-        if !self.real {
+        if !self.is_real() {
             return Ok(());
         }
         // SAFETY: all zeroes is a value of this structure.
@@ -110,7 +136,7 @@ impl Tap {
     }
 
     fn command(&self, request: libc::Ioctl, value: libc::c_ulong) -> io::Result<()> {
-        if !self.real {
+        if !self.is_real() {
             return Ok(());
         }
         // SAFETY: the descriptor is open, and the argument of these requests is a number.
@@ -119,6 +145,10 @@ impl Tap {
 
     pub(super) fn descriptor(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Sends the frame that `vectors` make, as a whole.
@@ -144,7 +174,7 @@ impl Tap {
 
     /// Throws away what was sent before anybody was there to receive it. What stands in for a TAP keeps nothing for long.
     pub(super) fn purge(&self) {
-        if !self.real {
+        if !self.is_real() {
             return;
         }
         let mut byte = 0u8;

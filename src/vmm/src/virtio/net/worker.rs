@@ -11,13 +11,13 @@ use std::{
 };
 
 use vmm_sys_util::{
-    epoll::{ControlOperation, Epoll, EpollEvent, EventSet},
+    epoll::{ControlOperation, EpollEvent, EventSet},
     eventfd::EventFd,
 };
 
 use super::{
     Counters,
-    card::Common,
+    card::{Common, OF_TAP},
     config::feature,
     control,
     header::{self, Terms},
@@ -149,7 +149,6 @@ struct Bench {
     stopped: Arc<AtomicU8>,
     common: Common,
     pair: usize,
-    epoll: Epoll,
     job: Option<Job>,
     terms: Terms,
     sender: Sender,
@@ -173,31 +172,24 @@ impl Bench {
         pair: usize,
         common: Common,
     ) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
+        let shared = &common.shared;
         // Each event is told once, and none is ever taken away by a read: a wake-up is one system call.
         let edges = EventSet::EDGE_TRIGGERED | EventSet::IN;
-        let tap = common.shared.taps[pair].descriptor();
-        for (descriptor, events) in [
-            (desk.bell().as_raw_fd(), edges),
-            (tap, edges | EventSet::OUT),
-        ] {
-            let data = u64::from(descriptor == tap);
-            epoll.ctl(
-                ControlOperation::Add,
-                descriptor,
-                EpollEvent::new(events, data),
-            )?;
+        let bell = desk.bell().as_raw_fd();
+        shared.epolls[pair].ctl(ControlOperation::Add, bell, EpollEvent::new(edges, 0))?;
+        if !shared.taps[pair].is_spare() {
+            shared.listen(pair)?;
         }
+        let nature = shared.nature();
         Ok(Self {
             desk,
             stopped,
             pair,
-            epoll,
             job: None,
             terms: Terms {
                 features: 0,
-                mtu: common.shared.mtu,
-                source: common.shared.pinned,
+                mtu: nature.mtu,
+                source: nature.pinned,
             },
             sender: Sender::default(),
             receiver: Receiver::new(0, false),
@@ -255,9 +247,14 @@ impl Bench {
             let _ = self.common.use_pairs(self.common.shared.pairs());
         }
         self.tap().purge();
-        self.terms.features = features;
+        let nature = self.common.shared.nature();
+        self.terms = Terms {
+            features,
+            mtu: nature.mtu,
+            source: nature.pinned,
+        };
         let longest = match features & feature::LONG_FRAMES {
-            0 => header::longest(self.common.shared.mtu),
+            0 => header::longest(nature.mtu),
             _ => header::MAX_FRAME,
         };
         self.receiver = Receiver::new(longest, features & feature::MRG_RXBUF != 0);
@@ -401,7 +398,8 @@ impl Bench {
     fn wait(&mut self) {
         let until = [self.rx_until, self.tx_until].into_iter().flatten().min();
         let mut events = [EpollEvent::default(); 2];
-        let waited = self.epoll.wait(milliseconds(until), &mut events);
+        let epoll = &self.common.shared.epolls[self.pair];
+        let waited = epoll.wait(milliseconds(until), &mut events);
         self.common.counters.waits.count();
         let count = match waited {
             Ok(count) => count,
@@ -409,7 +407,7 @@ impl Bench {
             Err(error) => panic!("a thread cannot wait for its own events: {error}"),
         };
         for event in &events[..count] {
-            if event.data() == 0 {
+            if event.data() != OF_TAP {
                 // Perhaps it is about buffers to receive into.
                 if self.starved {
                     self.rx_until = None;

@@ -355,3 +355,35 @@ proptest! {
         prop_assert_eq!(bench.device.lock().unwrap().queues.is_some(), up);
     }
 }
+
+#[test]
+fn a_device_comes_to_a_free_slot_and_stays() {
+    let bench = Bench::new();
+    let host = &bench.ports.0;
+    let device = || -> Arc<dyn crate::pci::Function> {
+        Arc::new(Pci::new(
+            (2, 3),
+            Arc::new(Mutex::new(Notes::new())),
+            bench.memory.clone(),
+            bench.sent.clone(),
+            bench.bells.clone(),
+        ))
+    };
+    assert_eq!(bench.config(3, 0), u32::MAX);
+    let saved = host.save();
+    assert!(host.insert(2, device()));
+    assert_eq!(Host::slot(2), 3);
+    assert_eq!(bench.config(3, 0), bench.config(SLOT, 0));
+    // It answers where firmware would have put it, as soon as it is let to.
+    let mut byte = [0xff];
+    let window = &bench.windows[1];
+    let at = u64::from(bench.config(3, 0x14) & !15) - Space::Memory.window().start;
+    window.read(at, &mut byte);
+    assert_eq!(byte, [0xff]);
+    bench.set_config(3, 4, 2);
+    window.read(at, &mut byte);
+    assert_eq!(byte, [0]);
+    assert!(!host.insert(2, device()) && !host.insert(0, device()));
+    assert_eq!(host.restore(&saved), Ok(()));
+    assert_eq!(bench.config(3, 0), bench.config(SLOT, 0));
+}
