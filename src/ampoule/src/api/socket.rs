@@ -7,13 +7,12 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, RenameFlags},
+    fs::{CWD, Mode, RenameFlags, fchmod},
     io::Errno,
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen as listen_on,
         socket_with,
     },
-    process::umask,
 };
 
 /// Clients that wait to be let in. More wait for a place to wait.
@@ -93,12 +92,11 @@ fn address(path: &Path) -> Result<SocketAddrUnix, SocketError> {
     })
 }
 
-/// With mode 0600 from the first moment on.
+/// With mode 0600 from the first moment on: Linux makes the name with the mode that the socket has. The process's mask of modes would
+/// be every thread's.
 fn bind_privately(socket: &OwnedFd, address: &SocketAddrUnix) -> Result<(), Errno> {
-    let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-    let bound = bind(socket, address);
-    umask(before);
-    bound
+    fchmod(socket, Mode::RUSR | Mode::WUSR)?;
+    bind(socket, address)
 }
 
 /// Removes a socket on which nobody listens. It is moved away first, which one of several that want it to go can do: nobody removes
