@@ -1,0 +1,3 @@
+//! User-mode networking: the guest's packets become calls on sockets of an ordinary user's.
+pub mod dns;
+pub mod policy;
