@@ -1,8 +1,8 @@
 //! Messages of the domain name system (RFC 1035), as far as a relay must understand them: hostile ones from the guest, hostile ones from
 //! the network. What it passes on it passes on byte by byte.
 //!
-//! Read by hand: smoltcp's reader knows no EDNS, opcodes or classes and takes a name's dots for those between its parts, and what is a
-//! library for all of it brings a tree of crates for the few lines below.
+//! Read by hand: smoltcp's reader takes records of class IN only, of which EDNS has none, and bounds no name; and what is a library for
+//! all of it brings a tree of crates for the few lines below.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use reader::{HEADER, Header, Reader};
