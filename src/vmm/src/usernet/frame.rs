@@ -108,10 +108,6 @@ impl Channel {
         }
     }
 
-    pub(super) fn socket(&self) -> &OwnedFd {
-        &self.socket
-    }
-
     /// Whether the guest's driver agreed to this.
     pub(super) fn has(&self, feature: u64) -> bool {
         self.features.load(Ordering::Relaxed) & feature != 0

@@ -139,6 +139,13 @@ impl Network {
         &self.counters
     }
 
+    /// As on a kernel that does not remember how far a socket was looked into.
+    #[cfg(test)]
+    fn without_memory_of_peeks(mut self) -> Self {
+        self.engine.remembers_peeks = false;
+        self
+    }
+
     /// Serves the guest, until the other end of the frames is closed.
     pub fn run(mut self) {
         self.engine.work();

@@ -1,9 +1,7 @@
 //! A guest's half: a TCP/IP stack that nobody here wrote, at the other end of the frames.
 use std::{
-    cell::RefCell,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +19,10 @@ use smoltcp::{
     phy::{self, Checksum, DeviceCapabilities, Medium},
     socket::tcp,
     time,
-    wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint},
+    wire::{
+        EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, HardwareAddress, IpCidr,
+        IpEndpoint, IpProtocol, IpRepr, TcpPacket, TcpRepr, UdpPacket, UdpRepr,
+    },
 };
 
 use crate::usernet::{
@@ -50,9 +51,6 @@ pub(super) struct Wire {
     loss: Loss,
     received: u64,
     sent: u64,
-    /// What came, for tests that look at it.
-    pub(super) seen: Rc<RefCell<Vec<Vec<u8>>>>,
-    pub(super) records: bool,
 }
 
 impl Wire {
@@ -120,9 +118,6 @@ impl phy::Device for Wire {
             let frame = self.next()?;
             self.received += 1;
             if self.loss.to_guest == 0 || self.received % self.loss.to_guest != 0 {
-                if self.records {
-                    self.seen.borrow_mut().push(frame.clone());
-                }
                 return Some((Rx(frame), Tx(self)));
             }
         }
@@ -186,24 +181,51 @@ impl Guest {
 
     /// A guest on a link that takes packets of so many bytes, with its addresses set by hand.
     pub(super) fn with(options: Options, mtu: usize) -> Self {
-        let mut guest = Self::without_address(options, mtu);
+        Self::without_address(options, mtu).addressed()
+    }
+
+    pub(super) fn addressed(mut self) -> Self {
+        let guest = &mut self;
         guest.interface.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(plan::GUEST.into(), 24)).unwrap();
-            let own = "fd00:a0a0::15".parse::<std::net::Ipv6Addr>().unwrap();
+            let own = "fd00:a0a0::15".parse::<Ipv6Addr>().unwrap();
             addresses.push(IpCidr::new(own.into(), 64)).unwrap();
         });
         let routes = guest.interface.routes_mut();
         routes.add_default_ipv4_route(plan::GATEWAY).unwrap();
         routes.add_default_ipv6_route(plan::ROUTER6).unwrap();
-        guest
+        self
     }
 
     pub(super) fn without_address(options: Options, mtu: usize) -> Self {
+        Self::on(options, mtu, |network| network)
+    }
+
+    /// A guest whose network runs as `change` leaves it.
+    pub(super) fn on(options: Options, mtu: usize, change: fn(Network) -> Network) -> Self {
+        Self::configured(options, mtu, change, false)
+    }
+
+    /// A guest with an address on the link, which makes another of what the router says.
+    pub(super) fn autoconfigured(options: Options, link: Ipv6Addr) -> Self {
+        let mut guest = Self::configured(options, 1500, |network| network, true);
+        guest.interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(link.into(), 64)).unwrap();
+        });
+        guest
+    }
+
+    fn configured(
+        options: Options,
+        mtu: usize,
+        change: fn(Network) -> Network,
+        slaac: bool,
+    ) -> Self {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let offloads = options.features.load(Ordering::Relaxed) & feature::GUEST_CSUM != 0;
-        let network = Network::new(options, theirs).unwrap();
+        let network = change(Network::new(options, theirs).unwrap());
         let counters = network.counters().clone();
         let thread = std::thread::spawn(move || network.run());
         let mut wire = Wire {
@@ -213,11 +235,10 @@ impl Guest {
             loss: Loss::default(),
             received: 0,
             sent: 0,
-            seen: Rc::default(),
-            records: false,
         };
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(MAC)));
         config.random_seed = 7;
+        config.slaac = slaac;
         let interface = Interface::new(config, &mut wire, time::Instant::now());
         Self {
             wire,
@@ -308,8 +329,9 @@ impl Guest {
     pub(super) fn write_all(&mut self, handle: SocketHandle, bytes: &[u8]) {
         let mut written = 0;
         self.until("writing", |guest| {
-            written += guest.stream(handle).send_slice(&bytes[written..]).unwrap();
-            written == bytes.len()
+            let stream = guest.stream(handle);
+            written += stream.send_slice(&bytes[written..]).unwrap();
+            written == bytes.len() && stream.send_queue() == 0
         });
     }
 }
@@ -339,4 +361,71 @@ pub(super) fn by_gateway(address: SocketAddr) -> IpEndpoint {
         SocketAddr::V6(_) => plan::GATEWAY6.into(),
     };
     IpEndpoint::new(gateway.into(), address.port())
+}
+
+/// Headers of a packet of the guest's.
+fn packet(from: IpAddr, to: IpAddr, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
+    let checksums = phy::ChecksumCapabilities::default();
+    let repr = IpRepr::new(from.into(), to.into(), protocol, payload.len(), 64);
+    let header = repr.header_len();
+    let mut frame = vec![0; 14 + header + payload.len()];
+    let ethertype = if from.is_ipv4() {
+        EthernetProtocol::Ipv4
+    } else {
+        EthernetProtocol::Ipv6
+    };
+    let ethernet = EthernetRepr {
+        src_addr: EthernetAddress(MAC),
+        dst_addr: EthernetAddress(plan::NEIGHBOUR),
+        ethertype,
+    };
+    ethernet.emit(&mut EthernetFrame::new_unchecked(&mut frame[..]));
+    repr.emit(&mut frame[14..], &checksums);
+    frame[14 + header..].copy_from_slice(payload);
+    frame
+}
+
+/// A datagram of the guest's.
+pub(super) fn datagram(from: (IpAddr, u16), to: (IpAddr, u16), data: &[u8]) -> Vec<u8> {
+    let repr = UdpRepr {
+        src_port: from.1,
+        dst_port: to.1,
+    };
+    let mut udp = vec![0; 8 + data.len()];
+    repr.emit(
+        &mut UdpPacket::new_unchecked(&mut udp[..]),
+        &from.0.into(),
+        &to.0.into(),
+        data.len(),
+        |payload| payload.copy_from_slice(data),
+        &phy::ChecksumCapabilities::default(),
+    );
+    packet(from.0, to.0, IpProtocol::Udp, &udp)
+}
+
+/// A segment of the guest's.
+pub(super) fn segment(from: (IpAddr, u16), to: (IpAddr, u16), repr: TcpRepr<'_>) -> Vec<u8> {
+    let repr = TcpRepr {
+        src_port: from.1,
+        dst_port: to.1,
+        ..repr
+    };
+    let mut tcp = vec![0; repr.buffer_len()];
+    repr.emit(
+        &mut TcpPacket::new_unchecked(&mut tcp[..]),
+        &from.0.into(),
+        &to.0.into(),
+        &phy::ChecksumCapabilities::default(),
+    );
+    packet(from.0, to.0, IpProtocol::Tcp, &tcp)
+}
+
+/// A message of the guest's about IP itself.
+pub(super) fn icmp(from: IpAddr, to: IpAddr, message: &[u8]) -> Vec<u8> {
+    let protocol = if from.is_ipv4() {
+        IpProtocol::Icmp
+    } else {
+        IpProtocol::Icmpv6
+    };
+    packet(from, to, protocol, message)
 }
