@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{event::epoll, fs::Timespec, io::Errno};
+use rustix::{event::epoll, fs::Timespec, io::Errno, net::sockopt};
 
 use super::{
     Counters, Options,
@@ -30,6 +30,8 @@ pub(super) const DNS_PORT: u16 = 53;
 const AT_ONCE: usize = 64;
 /// Events that one look brings.
 const EVENTS: usize = 128;
+/// Bytes of frames for the guest that are on their way to the device: more make no difference to it.
+const CHANNEL: usize = 512 << 10;
 /// The longest sleep: an alarm that is further away is looked at again.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60 * 60);
 
@@ -88,6 +90,8 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let published = Ports::new(options.published);
+        // As much as the host allows: it must hold a few of the longest frames.
+        let _ = sockopt::set_socket_send_buffer_size(&frames, CHANNEL);
         watch(&poll, &frames, FRAMES)?;
         for (socket, about) in published.sockets().zip(FIRST_PORT..FIRST_QUESTION) {
             watch(&poll, socket, about)?;
@@ -225,9 +229,7 @@ impl Engine {
                 continue;
             };
             match &mut flow.kind {
-                Kind::Tcp(connection) => {
-                    connection.expire(now, self.channel.is_drained(), &self.counters)
-                }
+                Kind::Tcp(connection) => connection.expire(now, &self.channel, &self.counters),
                 Kind::Udp(datagrams) if datagrams.due() > now => {}
                 Kind::Ping(ping) if ping.due() > now => {}
                 _ => {

@@ -159,7 +159,8 @@ impl Engine {
         if !left.checksum && (absent || !packet.verify_checksum(&from, &to)) {
             return Err(Dropped::Checksum);
         }
-        if packet.dst_port() == DHCP_PORT && ends.from.is_ipv4() {
+        let to_server = matches!(ends.to, IpAddr::V4(Ipv4Addr::BROADCAST | plan::GATEWAY));
+        if packet.dst_port() == DHCP_PORT && to_server {
             return self.take_dhcp(packet.payload());
         }
         if ends.from.is_unspecified() {
@@ -168,6 +169,8 @@ impl Engine {
         let key = key(Transport::Udp, ends, packet.src_port(), packet.dst_port())?;
         match plan::behind(ends.to) {
             Behind::Relay if key.remote.1 == DNS_PORT => self.ask(key, packet.payload()),
+            // Groups and broadcasts are not complained about (RFC 1122 §3.2.2).
+            Behind::Nothing => return Err(Dropped::Ignored),
             _ => self.take_datagram(key, packet.payload()),
         }
         Ok(())

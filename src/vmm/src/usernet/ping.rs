@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::net::SendFlags;
+use rustix::{io::Errno, net::SendFlags};
 
 use super::{
     engine::{Engine, watch},
@@ -124,7 +124,11 @@ impl Engine {
                     return;
                 }
                 // Somebody on the way said no: the guest notices that nothing comes.
-                Err(_) => continue,
+                Err(Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::CONNREFUSED) => continue,
+                Err(_) => {
+                    ping.readable = false;
+                    return;
+                }
             };
             let [kind, _, _, _, _, _, a, b, data @ ..] = reply else {
                 continue;

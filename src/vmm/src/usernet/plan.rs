@@ -50,7 +50,7 @@ pub(super) fn behind(address: IpAddr) -> Behind {
 /// 0.0.0.0 is another name of the host's, and a group or a broadcast is for many.
 fn is_sent(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];
-    !(first == 0 || first == 127 || first >= 224) && !on_link(address)
+    first != 0 && first != 127 && first < 224 && !on_link(address)
 }
 
 fn on_link(address: Ipv4Addr) -> bool {

@@ -37,6 +37,8 @@ struct Port {
 #[derive(Debug)]
 pub(super) struct Ports {
     ports: Vec<Port>,
+    /// Those of them where somebody may wait.
+    knocking: Vec<usize>,
     /// How many flows had gone when a client could not be let in: the next that goes makes room.
     shut_out_at: Option<u64>,
 }
@@ -47,8 +49,10 @@ impl Ports {
             published,
             readable: true,
         };
+        let ports: Vec<_> = published.into_iter().map(port).collect();
         Self {
-            ports: published.into_iter().map(port).collect(),
+            knocking: (0..ports.len()).collect(),
+            ports,
             shut_out_at: None,
         }
     }
@@ -57,24 +61,24 @@ impl Ports {
         self.ports.iter().map(|port| &port.published.socket)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.ports.len()
-    }
-
     /// Somebody knocks.
     pub(super) fn wake(&mut self, number: usize) {
         if let Some(port) = self.ports.get_mut(number) {
             port.readable = true;
+            self.shut_out_at = None;
+            if !self.knocking.contains(&number) {
+                self.knocking.push(number);
+            }
         }
     }
 
     /// Whether somebody may be let in at once.
     pub(super) fn is_busy(&self, writable: bool) -> bool {
-        let waits = |port: &Port| match port.published.protocol {
+        let waits = |number: &usize| match self.ports[*number].published.protocol {
             PortProtocol::Tcp => self.shut_out_at.is_none(),
             PortProtocol::Udp => writable,
         };
-        self.ports.iter().any(|port| port.readable && waits(port))
+        self.knocking.iter().any(waits)
     }
 
     /// Sends a datagram to a client.
@@ -100,7 +104,8 @@ impl Engine {
         {
             self.published.shut_out_at = None;
         }
-        for number in 0..self.published.len() {
+        let knocking = std::mem::take(&mut self.published.knocking);
+        for &number in &knocking {
             for _ in 0..TURN {
                 let Some(port) = self
                     .published
@@ -119,6 +124,10 @@ impl Engine {
                 }
             }
         }
+        self.published.knocking = knocking;
+        let ports = &self.published.ports;
+        let still = |number: &usize| ports[*number].readable;
+        self.published.knocking.retain(still);
     }
 
     /// Whether there may be another.
@@ -182,8 +191,10 @@ impl Engine {
                 port.readable = false;
                 false
             }
-            // What an earlier datagram of the guest's came to.
-            Err(_) => true,
+            Err(_) => {
+                port.readable = false;
+                false
+            }
         };
         self.datagram = payload;
         more

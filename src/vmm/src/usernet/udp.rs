@@ -101,7 +101,6 @@ impl Engine {
                 self.send_unreachable(&key, Unreachable::Port, 0);
                 return None;
             }
-            // Groups and broadcasts are not complained about (RFC 1122 §3.2.2).
             Behind::Nothing => return None,
         };
         if !self.may_reach(Protocol::Udp, host, port) {
@@ -212,7 +211,10 @@ impl Engine {
                 Err(Errno::CONNREFUSED) => self.send_unreachable(&key, Unreachable::Port, 0),
                 Err(Errno::HOSTUNREACH) => self.send_unreachable(&key, Unreachable::Host, 0),
                 Err(Errno::NETUNREACH) => self.send_unreachable(&key, Unreachable::Network, 0),
-                Err(_) => {}
+                Err(_) => {
+                    datagrams.readable = false;
+                    break;
+                }
             }
         }
         self.datagram = payload;

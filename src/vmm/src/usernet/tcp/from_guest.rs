@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use super::{
     segment::Segment,
-    state::{Connection, Phase, is_after},
+    state::{Connection, MOST_WINDOW, Phase, is_after},
 };
 use crate::usernet::{Counters, host::WASTE};
 
@@ -59,9 +59,9 @@ impl Connection {
 
     fn take_synchronized(&mut self, segment: &Segment<'_>, context: &mut Context<'_>) {
         if segment.rst {
-            // One that is elsewhere is an old one's.
+            // One that is elsewhere is an old one's. The guest may have been further when the window was shut.
             let ahead = segment.seq.wrapping_sub(self.expected);
-            if ahead <= self.edge.wrapping_sub(self.expected) {
+            if usize::try_from(ahead).is_ok_and(|ahead| ahead <= MOST_WINDOW) {
                 self.broken_by_guest();
             }
             return;
@@ -146,6 +146,7 @@ impl Connection {
         self.repeated = 0;
         self.tries = 0;
         self.alarm = None;
+        self.mark = None;
         if self.in_flight() > 0 {
             self.set_alarm(context.now);
         }

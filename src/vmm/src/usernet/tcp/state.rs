@@ -123,6 +123,8 @@ pub(in crate::usernet) struct Connection {
     pub(super) heard: Instant,
     pub(super) alarm: Option<Instant>,
     pub(super) tries: u32,
+    /// How many frames had gone to the guest when an answer was late that its channel may still hold.
+    pub(super) mark: Option<u64>,
 }
 
 impl Connection {
@@ -158,6 +160,7 @@ impl Connection {
             heard: now,
             alarm: None,
             tries: 0,
+            mark: None,
         }
     }
 

@@ -19,6 +19,8 @@ const TURN: usize = 256 << 10;
 const HEADERS: (u16, u16) = (40, 60);
 /// Segments are not asked to be longer than this part of what there is room for: a few are to fit.
 const SEGMENTS_IN_WINDOW: u32 = 4;
+/// More frames than a channel holds.
+const CHANNEL: u64 = 2048;
 /// What every host takes (RFC 9293 §3.7.1).
 const LEAST_SEGMENT: u32 = 536;
 
@@ -229,11 +231,18 @@ impl Connection {
         self.owed.probe = !way.send(&probe);
     }
 
-    /// What is due. `drained` says whether the guest took all that was sent to it: what it did not take was not lost.
-    pub(in crate::usernet) fn expire(&mut self, now: Instant, drained: bool, counters: &Counters) {
+    /// What is due.
+    pub(in crate::usernet) fn expire(
+        &mut self,
+        now: Instant,
+        channel: &Channel,
+        counters: &Counters,
+    ) {
         if self.due().is_none_or(|due| due > now) {
             return;
         }
+        // What the guest did not take was not lost.
+        let drained = channel.is_drained() || self.is_passed(counters.frames_to_guest.get());
         match self.phase {
             Phase::Connecting => self.broken_by_host(),
             Phase::Answering | Phase::Asking => {
@@ -265,6 +274,14 @@ impl Connection {
             }
             Phase::Gone => {}
         }
+    }
+
+    /// Whether so much was sent since an answer was late that the channel cannot hold what is to be answered.
+    fn is_passed(&mut self, frames: u64) -> bool {
+        let mark = *self.mark.get_or_insert(frames);
+        let passed = frames.saturating_sub(mark) > CHANNEL;
+        self.mark = self.mark.filter(|_| !passed);
+        passed
     }
 
     fn break_off_silent(&mut self, now: Instant, after: std::time::Duration) {

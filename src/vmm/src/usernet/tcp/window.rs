@@ -14,7 +14,8 @@ impl Connection {
         // What is queued costs the kernel a little more than its bytes.
         let window = (free - free / 8).min(MOST_WINDOW);
         let left = self.edge.wrapping_sub(self.expected);
-        if window >= LEAST_WINDOW {
+        // A socket that takes little in all is given that.
+        if window >= LEAST_WINDOW.min(room.limit / 4) {
             let window = u32::try_from(window).unwrap_or(u32::MAX);
             self.edge = self.expected.wrapping_add(window.max(left));
         }

@@ -21,7 +21,8 @@ use smoltcp::{
     time,
     wire::{
         EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, HardwareAddress, IpCidr,
-        IpEndpoint, IpProtocol, IpRepr, TcpPacket, TcpRepr, UdpPacket, UdpRepr,
+        IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket,
+        UdpRepr,
     },
 };
 
@@ -102,7 +103,7 @@ impl phy::TxToken for Tx<'_> {
         let mut frame = vec![0; length];
         let result = f(&mut frame);
         self.0.sent += 1;
-        if self.0.loss.from_guest == 0 || self.0.sent % self.0.loss.from_guest != 0 {
+        if self.0.loss.from_guest == 0 || !self.0.sent.is_multiple_of(self.0.loss.from_guest) {
             self.0.put(&frame);
         }
         result
@@ -117,7 +118,7 @@ impl phy::Device for Wire {
         loop {
             let frame = self.next()?;
             self.received += 1;
-            if self.loss.to_guest == 0 || self.received % self.loss.to_guest != 0 {
+            if self.loss.to_guest == 0 || !self.received.is_multiple_of(self.loss.to_guest) {
                 return Some((Rx(frame), Tx(self)));
             }
         }
@@ -401,6 +402,24 @@ pub(super) fn datagram(from: (IpAddr, u16), to: (IpAddr, u16), data: &[u8]) -> V
         &phy::ChecksumCapabilities::default(),
     );
     packet(from.0, to.0, IpProtocol::Udp, &udp)
+}
+
+/// What a segment is made of.
+pub(super) fn blank() -> TcpRepr<'static> {
+    TcpRepr {
+        src_port: 0,
+        dst_port: 0,
+        control: TcpControl::None,
+        seq_number: TcpSeqNumber(0),
+        ack_number: None,
+        window_len: 1000,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    }
 }
 
 /// A segment of the guest's.

@@ -10,7 +10,7 @@ use smoltcp::{
     },
 };
 
-use super::guest::{Guest, MAC, datagram, icmp, options, segment};
+use super::guest::{Guest, MAC, blank, datagram, icmp, options, segment};
 use crate::usernet::{Counters, plan};
 
 const GUEST: IpAddr = IpAddr::V4(plan::GUEST);
@@ -275,26 +275,18 @@ fn what_is_not_the_guests_is_dropped() {
 #[test]
 fn a_segment_out_of_nothing_is_refused_and_its_reset_is_not() {
     let mut guest = Guest::start();
-    let blank = TcpRepr {
-        src_port: 0,
-        dst_port: 0,
-        control: TcpControl::None,
+    let stray = TcpRepr {
         seq_number: TcpSeqNumber(1000),
         ack_number: Some(TcpSeqNumber(2000)),
-        window_len: 1000,
-        window_scale: None,
-        max_seg_size: None,
-        sack_permitted: false,
-        sack_ranges: [None; 3],
-        timestamp: None,
         payload: b"hello",
+        ..blank()
     };
     let reset = TcpRepr {
         control: TcpControl::Rst,
-        ..blank
+        ..stray
     };
     put_and_pass(&mut guest, &segment((GUEST, 5), (GATEWAY, 6), reset));
-    guest.wire.put(&segment((GUEST, 5), (GATEWAY, 6), blank));
+    guest.wire.put(&segment((GUEST, 5), (GATEWAY, 6), stray));
     let frame = guest.wire.expect();
     let packet = Ipv4Packet::new_checked(&frame[14..]).unwrap();
     let tcp = smoltcp::wire::TcpPacket::new_checked(packet.payload()).unwrap();

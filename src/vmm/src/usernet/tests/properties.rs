@@ -7,7 +7,7 @@ use std::{
 use proptest::prelude::*;
 use smoltcp::wire::{Ipv4Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 
-use super::guest::{Guest, MAC, by_gateway, segment};
+use super::guest::{Guest, MAC, blank, by_gateway, segment};
 use crate::usernet::plan;
 
 const GUEST: (IpAddr, u16) = (IpAddr::V4(plan::GUEST), 1234);
@@ -52,23 +52,6 @@ fn any_control() -> impl Strategy<Value = TcpControl> {
 /// Sequence numbers near the ones in use, or anywhere.
 fn any_distance() -> impl Strategy<Value = i32> {
     prop_oneof![4 => -3i32..200, 1 => any::<i32>()]
-}
-
-fn blank() -> TcpRepr<'static> {
-    TcpRepr {
-        src_port: 0,
-        dst_port: 0,
-        control: TcpControl::None,
-        seq_number: TcpSeqNumber(0),
-        ack_number: None,
-        window_len: 1000,
-        window_scale: None,
-        max_seg_size: None,
-        sack_permitted: false,
-        sack_ranges: [None; 3],
-        timestamp: None,
-        payload: &[],
-    }
 }
 
 proptest! {
