@@ -18,6 +18,7 @@ pub mod sandbox;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod timeline;
+pub mod usernet;
 pub mod vcpu;
 pub mod virtio;
 pub mod worker;

@@ -10,7 +10,8 @@ fn main() -> io::Result<()> {
     disks(&directory("block")?)?;
     cards(&directory("net")?)?;
     drivers(&directory("transports")?)?;
-    sockets(&directory("vsock")?)
+    sockets(&directory("vsock")?)?;
+    names(&directory("dns")?)
 }
 
 fn directory(target: &str) -> io::Result<std::path::PathBuf> {
@@ -197,6 +198,61 @@ fn sockets(directory: &Path) -> io::Result<()> {
             bytes.insert(0, features);
             fs::write(directory.join(format!("{name}-{features}")), bytes)?;
         }
+    }
+    Ok(())
+}
+
+/// A question for the addresses of `a.example.org`, behind its length, and what a resolver may say to it.
+fn names(directory: &Path) -> io::Result<()> {
+    const A: u8 = 1;
+    const CNAME: u8 = 5;
+    const AAAA: u8 = 28;
+    let name = b"\x01a\x07example\x03org\0";
+    let question = |kind| [&name[..], &[0, kind, 0, 1]].concat();
+    // Of the question's name, or of the one that begins at byte 12 + `at`.
+    let record = |at: u8, kind, data: &[u8]| {
+        let length = u8::try_from(data.len()).unwrap_or(0);
+        let head = [0xc0, 12 + at, 0, kind, 0, 1, 0, 0, 0, 60, 0, length];
+        [&head[..], data].concat()
+    };
+    let edns = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
+    let loopback = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let public = [0x26, 6, 0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    // An alias that the question's name has in it, and a circle.
+    let below = [0xc0, 14];
+    let itself = [0xc0, 12];
+    for (name, kind, flags, records) in [
+        ("address", A, 0x80, vec![record(0, A, &[93, 184, 216, 34])]),
+        ("rebinding", A, 0x80, vec![record(0, A, &[127, 0, 0, 1])]),
+        (
+            "ipv6",
+            AAAA,
+            0x80,
+            vec![record(0, AAAA, &public), record(0, AAAA, &loopback)],
+        ),
+        (
+            "alias",
+            A,
+            0x80,
+            vec![record(0, CNAME, &below), record(2, A, &[1, 1, 1, 1])],
+        ),
+        ("circle", A, 0x80, vec![record(0, CNAME, &itself)]),
+        ("error", A, 0x83, vec![]),
+    ] {
+        let count = u8::try_from(records.len()).unwrap_or(0);
+        let head = |flags: [u8; 2], answers, additional| {
+            [
+                7, 7, flags[0], flags[1], 0, 1, 0, answers, 0, 0, 0, additional,
+            ]
+        };
+        let query = [&head([1, 0], 0, 1)[..], &question(kind), &edns].concat();
+        let head = head([0x81, flags], count, 0);
+        let answer = [&head[..], &question(kind), &records.concat()].concat();
+        let length = [u8::try_from(query.len()).unwrap_or(0)];
+        fs::write(
+            directory.join(name),
+            [&length[..], &query, &answer].concat(),
+        )?;
     }
     Ok(())
 }

@@ -11,10 +11,12 @@ mod fields;
 mod balloon;
 mod boot_source;
 mod drive;
+mod egress;
 mod lifecycle;
 mod machine_config;
 mod network_interface;
 mod not_yet;
+mod publish;
 mod rate_limiter;
 #[cfg(feature = "schema")]
 mod schema;
@@ -25,6 +27,7 @@ mod vsock;
 pub use balloon::{Balloon, MAX_STATS_INTERVAL};
 pub use boot_source::{BootSource, Entry};
 pub use drive::{CacheType, Drive, IoEngine, MAX_DRIVES, MAX_QUEUES, MAX_SERIAL};
+pub use egress::{Destination, EgressRule, NamePattern, Network, Target, Verdict};
 pub use fields::{UnknownName, object};
 pub use lifecycle::{Lifecycle, OnReboot};
 pub use machine_config::{
@@ -34,6 +37,7 @@ pub use network_interface::{
     MAX_DEVICE_NAME, MAX_MTU, MAX_NETWORK_INTERFACES, MAX_QUEUE_PAIRS, MIN_MTU, Mac,
     NetworkInterface, NetworkInterfaceUpdate,
 };
+pub use publish::{PortProtocol, PortRange, Publish};
 pub use rate_limiter::{RateLimiter, TokenBucket};
 #[cfg(feature = "schema")]
 pub use schema::schema;
