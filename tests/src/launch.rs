@@ -36,11 +36,18 @@ enum Output {
 }
 
 impl Launch {
-    /// `ampoule run` with these arguments.
+    /// `ampoule run` with these arguments, and without a network where they say nothing of one.
     pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
-        let run = OsString::from("run");
         let rest = arguments.into_iter().map(|a| a.as_ref().to_owned());
-        Self::ampoule(std::iter::once(run).chain(rest))
+        let mut words: Vec<_> = std::iter::once(OsString::from("run")).chain(rest).collect();
+        let about_it = ["--net", "--publish", "--config"].map(OsStr::new);
+        if !words
+            .iter()
+            .any(|word| about_it.contains(&word.as_os_str()))
+        {
+            words.extend(["--net".into(), "none".into()]);
+        }
+        Self::ampoule(words)
     }
 
     /// `ampoule` with these arguments.

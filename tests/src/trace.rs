@@ -53,7 +53,7 @@ fn rules_of(role: &str) -> Vec<Rule> {
 }
 
 /// Rules that no run of a test can be made to use, and why.
-const UNSEEN: [(&str, &str, &str); 14] = [
+const UNSEEN: [(&str, &str, &str); 15] = [
     (
         "exit_group",
         "the end",
@@ -77,6 +77,11 @@ const UNSEEN: [(&str, &str, &str); 14] = [
     ("mremap", "a large block", "the arena suffices"),
     ("madvise", "glibc", "the arena suffices"),
     ("fcntl", "the standard library", "debug builds only"),
+    (
+        "setsockopt",
+        "looked past",
+        "only where a socket remembers how far it was looked into (Linux 6.9)",
+    ),
     ("write", "a panic", "nothing makes this program panic"),
     (
         "write",

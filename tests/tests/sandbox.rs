@@ -29,7 +29,7 @@ struct Trace {
 fn traced(directory: &Path, kernel: &handmade::Kernel, arguments: &[&str]) -> Launch {
     let mut command = trace::traced(directory);
     command
-        .args(["--kernel", kernel.argument()])
+        .args(["--net", "none", "--kernel", kernel.argument()])
         .args(arguments);
     Launch::command(command)
 }

@@ -2,7 +2,7 @@
 # Root images with a Debian on them. Needs common.sh.
 
 # What a minimal Debian lacks to be a machine of its own.
-ROOTFS_PACKAGES=(systemd-sysv udev dbus libpam-systemd kmod iproute2 procps netbase)
+ROOTFS_PACKAGES=(systemd-sysv systemd-resolved udev dbus libpam-systemd kmod iproute2 procps netbase)
 
 # debian_image BYTES RELEASE MIRROR [PACKAGE…] - prints the path of the cache's image. It is nobody's to write to: copy it.
 debian_image() {
@@ -36,6 +36,17 @@ configure_debian() {
     as_root chroot "$tree" passwd --quiet --delete root
     as_root tee "$tree/etc/hostname" <<<debian >/dev/null
     as_root tee -a "$tree/etc/hosts" <<<'127.0.1.1 debian' >/dev/null
+    # Every card asks for its address. Nothing waits for one: there may be no card, or nobody who gives any.
+    as_root tee "$tree/etc/systemd/network/80-dhcp.network" >/dev/null <<'END'
+[Match]
+Type=ether
+
+[Network]
+DHCP=yes
+END
+    as_root chroot "$tree" systemctl --quiet enable systemd-networkd.service systemd-resolved.service
+    as_root chroot "$tree" systemctl --quiet disable systemd-networkd-wait-online.service
+    as_root ln -sf /run/systemd/resolve/stub-resolv.conf "$tree/etc/resolv.conf"
     # Empty: made at the first boot, without the questions of a first boot.
     as_root truncate --size 0 "$tree/etc/machine-id"
     # So are the keys of an SSH server, where there is one. Not RSA's, which take longest to make and nobody needs.

@@ -61,6 +61,7 @@ fn table(report: &RoleReport) -> String {
         Role::BlockCalls => "A disk's queue, where io_uring is missing or forbidden",
         Role::Net => "A pair of a network card's queues",
         Role::Vsock => "The socket device (--vsock)",
+        Role::UserNetwork => "A network card's own network (--net user)",
         Role::Api => "The server of the control socket (--api-sock)",
     };
     let mut text = format!("{what}\n");

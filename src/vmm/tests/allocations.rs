@@ -105,6 +105,7 @@ fn run(times: u32) -> (u64, Vec<Accesses>) {
         pmu: false,
         devices: Devices::default(),
         transport: vmm::config::Transport::default(),
+        outposts: Vec::new(),
     };
     let policy = Policy {
         restart: false,

@@ -19,6 +19,7 @@ const FLOORS: &[&[&str]] = &[
         "timeline",
         "worker",
     ],
+    &["usernet"],
     &["vcpu"],
     &["arch"],
     &["boot"],

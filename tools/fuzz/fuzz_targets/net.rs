@@ -42,7 +42,7 @@ static BENCH: LazyLock<Mutex<Bench>> = LazyLock::new(|| {
     tap.set_nonblocking(true).expect("a socket");
     host.set_nonblocking(true).expect("a socket");
     let options = Options {
-        taps: vec![Tap::stand_in(OwnedFd::from(tap))],
+        taps: vec![Tap::stand_in(OwnedFd::from(tap), Default::default())],
         mac: ADDRESS,
         pinned: true,
         mtu: 1500,

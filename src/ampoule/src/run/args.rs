@@ -1,11 +1,17 @@
 //! The flags of `ampoule run`, and the definition that they make, alone or over a file.
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use vmm::config::{
-    BootSource, Definition, Entry, HugePages, MachineConfig, OnReboot, Transport, ValueError, size,
+    BootSource, Definition, EgressRule, Entry, HugePages, MachineConfig, OnReboot, Publish,
+    Transport, ValueError, size,
 };
 
-use super::{balloon::BalloonArg, disk::DiskArg, net::NetArg, vsock::VsockArg};
+use super::{
+    balloon::BalloonArg,
+    disk::DiskArg,
+    net::{CardArg, NetArg},
+    vsock::VsockArg,
+};
 use crate::{definition, failure::Failure};
 
 /// Boot a guest and attach to its serial console.
@@ -56,13 +62,40 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE[,OPTION…]")]
     pub balloon: Option<BalloonArg>,
 
-    /// Network card on a TAP interface of this host; may be repeated
+    /// Network card: user (what the guest sends becomes sockets of this user's), none, or on a TAP interface; may be repeated [default:
+    /// user, without --config]
     ///
-    /// Options follow the name, after commas: mac=ADDRESS, which the guest then cannot leave, mtu=N, queues=N (pairs, each with a
-    /// thread; the TAP must have multi_queue), id=ID. A TAP that does not exist is made, with the privilege to do so, and is gone at the
-    /// end; to make one for this user: sudo ip tuntap add dev tap0 mode tap user $USER && sudo ip link set tap0 up
-    #[arg(long, value_name = "tap=NAME[,OPTION…]")]
+    /// Options follow, after commas: mac=ADDRESS, mtu=N, id=ID.
+    /// user needs no privilege and no set-up: the guest gets its address by DHCP, reaches what --egress lets it, and is reached by
+    /// --publish; with flows=N, connections at once. tap=NAME: with queues=N (pairs, each with a thread; the TAP must have
+    /// multi_queue). A TAP that does not exist is made, with the privilege to do so, and is gone at the end; to make one for this
+    /// user: sudo ip tuntap add dev tap0 mode tap user $USER && sudo ip link set tap0 up
+    #[arg(
+        long,
+        visible_alias = "network",
+        value_name = "user|none|tap=NAME[,OPTION…]"
+    )]
     pub net: Vec<NetArg>,
+
+    /// Port of this host that leads to one of the guest's, by --net user; may be repeated
+    ///
+    /// 2222:22 is TCP port 2222 of 127.0.0.1, for this host alone (Docker's is for everybody: 0.0.0.0:2222:22). 0:22 picks a port and
+    /// prints it; 8000-8010:80-90 is a range; 53:53/udp are datagrams.
+    #[arg(long, short, value_name = "[ADDRESS:]HOST:GUEST[/tcp|udp]", value_parser = named::<Publish>)]
+    pub publish: Vec<Publish>,
+
+    /// What the guest may reach by --net user; may be repeated
+    ///
+    /// allow (the default) or deny all; allow=TARGET alone denies all else; deny=TARGET; log shows what was denied. TARGET is a network
+    /// (10.0.0.0/8), or a name (example.org, *.example.org), with :PORT, :FIRST-LAST, /tcp or /udp behind it. This host's
+    /// loopback (10.0.2.2 in the guest), link-local and metadata addresses are denied unless a rule is about them:
+    /// --egress allow --egress allow=127.0.0.1:5432.
+    #[arg(long, value_name = "RULE", value_parser = named::<EgressRule>)]
+    pub egress: Vec<EgressRule>,
+
+    /// Who resolves names for the guest by --net user; may be repeated [default: this host's resolvers]
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
 
     /// Socket between host and guest: the guest's context id, from 3 on, and where the unix socket is made
     ///
@@ -197,12 +230,31 @@ impl RunArgs {
             }
         };
         self.override_in(&mut definition);
+        self.check_network(&definition)?;
         definition.validate().map_err(|errors| refusal(&errors))?;
         // Looked for last: who mistyped a number should not be told to install a kernel first.
         if self.config.is_none() {
             definition.boot_source.kernel_image_path = find_kernel()?;
         }
         Ok(definition)
+    }
+
+    /// Flags that are about a network of the guest's own want one.
+    fn check_network(&self, definition: &Definition) -> Result<(), Failure> {
+        let flags = [
+            ("--publish", self.publish.is_empty()),
+            ("--egress", self.egress.is_empty()),
+            ("--dns", self.dns.is_empty()),
+        ];
+        let given = flags.iter().find(|(_, absent)| !absent);
+        let mut interfaces = definition.network_interfaces.iter();
+        match given {
+            Some((flag, _)) if !interfaces.any(|interface| interface.user.is_some()) => {
+                let why = "there is no card with a network of its own for it";
+                Err(Failure::new(flag, why).hint("--net user"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn override_in(&self, definition: &mut Definition) {
@@ -227,9 +279,7 @@ impl RunArgs {
         put(&mut machine.transport, self.transport.as_ref());
         machine.shared_memory |= self.shared_memory;
         self.add_disks(definition);
-        let first = definition.network_interfaces.len();
-        let own = self.net.iter().zip(first..);
-        (definition.network_interfaces).extend(own.map(|(net, index)| net.interface(index)));
+        self.add_cards(definition);
         if let Some(BalloonArg(balloon)) = self.balloon {
             definition.balloon = Some(balloon);
         }
@@ -241,6 +291,36 @@ impl RunArgs {
             &mut definition.lifecycle.stop_timeout_s,
             self.stop_timeout.as_ref(),
         );
+    }
+
+    /// Whether a guest gets a network of its own though nobody asked for a card: unless a file says what it is, and no flag is about it.
+    fn wants_network(&self, definition: &Definition) -> bool {
+        let mut interfaces = definition.network_interfaces.iter();
+        let there = interfaces.any(|interface| interface.user.is_some());
+        let about_it = !(self.publish.is_empty() && self.egress.is_empty() && self.dns.is_empty());
+        !there && (about_it || self.config.is_none())
+    }
+
+    /// Adds the cards to the definition's.
+    fn add_cards(&self, definition: &mut Definition) {
+        let first = definition.network_interfaces.len();
+        let cards = self.net.iter().filter_map(|net| match net {
+            NetArg::None => None,
+            NetArg::Card(card) => Some(card),
+        });
+        let own = cards.zip(first..);
+        (definition.network_interfaces).extend(own.map(|(card, index)| card.interface(index)));
+        if self.net.is_empty() && self.wants_network(definition) {
+            let index = definition.network_interfaces.len();
+            let card = CardArg::default().interface(index);
+            definition.network_interfaces.push(card);
+        }
+        let mut interfaces = definition.network_interfaces.iter_mut();
+        if let Some(user) = interfaces.find_map(|interface| interface.user.as_mut()) {
+            user.publish.extend(self.publish.iter().cloned());
+            user.egress.extend(self.egress.iter().cloned());
+            user.dns.extend(&self.dns);
+        }
     }
 
     /// Adds the disks to the definition's. The first is the root where nothing else is.
@@ -296,6 +376,40 @@ mod tests {
         );
         assert_eq!(definition.machine_config.vcpu_count, 1);
         assert_eq!(definition.machine_config.mem_size_mib, 512);
+    }
+
+    #[test]
+    fn a_network_is_there_unless_somebody_says_otherwise() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            file.path(),
+            r#"{"boot-source": {"kernel_image_path": "k"}}"#,
+        )
+        .unwrap();
+        let config = file.path().to_str().unwrap();
+        let cards = |flags: &[&str]| {
+            let definition = definition(flags)?;
+            let cards = definition.network_interfaces.into_iter();
+            Ok::<_, String>(cards.map(|card| card.user.is_some()).collect::<Vec<_>>())
+        };
+        assert_eq!(cards(&[]), Ok(vec![true]));
+        assert_eq!(cards(&["--net", "none"]), Ok(vec![]));
+        assert_eq!(cards(&["--net", "tap=t"]), Ok(vec![false]));
+        assert_eq!(
+            cards(&["--net", "tap=t", "--net", "user"]),
+            Ok(vec![false, true])
+        );
+        assert_eq!(cards(&["--config", config]), Ok(vec![]));
+        assert_eq!(
+            cards(&["--config", config, "-p", "2222:22"]),
+            Ok(vec![true])
+        );
+        for net in ["none", "tap=t"] {
+            let refused = cards(&["--net", net, "--egress", "deny"]).unwrap_err();
+            assert!(refused.contains("(hint: --net user)"), "{refused}");
+        }
+        let two = cards(&["--net", "user", "--net", "user"]).unwrap_err();
+        assert!(two.contains("one card with `user`"), "{two}");
     }
 
     #[test]

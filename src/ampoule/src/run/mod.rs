@@ -10,6 +10,7 @@ pub(crate) mod net;
 mod parts;
 mod report;
 mod tap;
+mod user_network;
 mod vsock;
 
 use std::{

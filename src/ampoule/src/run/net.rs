@@ -1,4 +1,4 @@
-//! Network cards: what `--net` says, and the TAPs that it names, opened.
+//! Network cards: what `--net` says, and what is behind them, opened.
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, OwnedFd},
@@ -7,75 +7,119 @@ use std::{
 };
 
 use vmm::{
-    config::{Definition, MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, Mac, NetworkInterface, RateLimiter},
+    config::{
+        Definition, MAX_FLOWS, MAX_MTU, MAX_QUEUE_PAIRS, MIN_FLOWS, MIN_MTU, Mac, NetworkInterface,
+        RateLimiter, UserNetwork,
+    },
+    machine::Outpost,
     virtio::{
         net::{Change, Handle, Identity, Net, Options, Tap, address_seed},
         transport::SharedDevice,
     },
 };
 
-use super::{disk, tap};
+use super::{disk, tap, user_network};
 use crate::{api, failure::Failure};
 
-/// `tap=NAME[,mac=ADDRESS][,mtu=N][,queues=N][,id=ID]`. Without an id, its place among the cards is one.
+/// `user[,OPTION…]`, `tap=NAME[,OPTION…]`, or `none`. Without an id, its place among the cards is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetArg {
-    tap: String,
+pub enum NetArg {
+    /// No card at all.
+    None,
+    /// A card.
+    Card(CardArg),
+}
+
+/// One card.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CardArg {
+    /// Without one it has a network of its own.
+    tap: Option<String>,
     id: Option<String>,
     mac: Option<Mac>,
     mtu: Option<u16>,
     queues: Option<u16>,
+    flows: Option<u32>,
 }
 
 impl FromStr for NetArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut net = Self {
-            tap: String::new(),
-            id: None,
-            mac: None,
-            mtu: None,
-            queues: None,
+        let (kind, options) = match text.split_once(',') {
+            Some((kind, options)) => (kind, Some(options)),
+            None => (text, None),
         };
-        for part in text.split(',') {
-            net.option(part)?;
+        let mut card = CardArg::default();
+        match kind.split_once('=').unwrap_or((kind, "")) {
+            ("none", "") if options.is_none() => return Ok(Self::None),
+            ("none", _) => return Err("none has no options".into()),
+            ("user", "") => {}
+            ("tap", "") => return Err("the name of a TAP interface is missing: tap=tap0".into()),
+            ("tap", name) => card.tap = Some(name.into()),
+            _ => return Err(format!("{kind}: expected user, none, or tap=NAME")),
         }
-        match net.tap.is_empty() {
-            true => Err("the name of a TAP interface is missing: tap=tap0".into()),
-            false => Ok(net),
+        for option in options.into_iter().flat_map(|options| options.split(',')) {
+            card.option(option)?;
         }
+        Ok(Self::Card(card))
     }
 }
 
-impl NetArg {
+impl CardArg {
     fn option(&mut self, text: &str) -> Result<(), String> {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         match (key, value) {
-            ("tap" | "id" | "mac" | "mtu" | "queues", "") => {
+            ("id" | "mac" | "mtu" | "queues" | "flows", "") => {
                 return Err(format!("{key}: a value is missing"));
             }
-            ("tap", value) => self.tap = value.into(),
             ("id", value) => self.id = Some(value.into()),
             ("mac", value) => {
                 let wrong = |error| format!("mac={value}: {error}");
                 self.mac = Some(value.parse().map_err(wrong)?);
             }
             ("mtu", value) => self.mtu = Some(number(key, value, MIN_MTU, MAX_MTU)?),
-            ("queues", value) => self.queues = Some(number(key, value, 1, MAX_QUEUE_PAIRS)?),
+            ("queues", value) if self.tap.is_some() => {
+                self.queues = Some(number(key, value, 1, MAX_QUEUE_PAIRS)?);
+            }
+            ("flows", value) if self.tap.is_none() => {
+                self.flows = Some(number(key, value, MIN_FLOWS, MAX_FLOWS)?);
+            }
             _ => {
+                let more = if self.tap.is_some() {
+                    "queues="
+                } else {
+                    "flows="
+                };
                 return Err(format!(
-                    "{text}: no such option (there are tap=, mac=, mtu=, queues=, id=)"
+                    "{text}: no such option (there are mac=, mtu=, {more}, id=)"
                 ));
             }
         }
         Ok(())
     }
 
+    /// Whether it has a network of its own.
+    pub fn is_user(&self) -> bool {
+        self.tap.is_none()
+    }
+
     /// The card that it stands for, as number `index` of the machine's.
     pub fn interface(&self, index: usize) -> NetworkInterface {
         let id = self.id.clone().unwrap_or_else(|| format!("net{index}"));
-        let mut interface = NetworkInterface::new(id, &self.tap);
+        let mut interface = match &self.tap {
+            Some(tap) => NetworkInterface::new(id, tap),
+            None => {
+                let flows = self.flows;
+                NetworkInterface::on_user_network(
+                    id,
+                    UserNetwork {
+                        flows,
+                        ..UserNetwork::default()
+                    },
+                )
+            }
+        };
         interface.guest_mac = self.mac;
         interface.mtu = self.mtu;
         interface.queues = self.queues;
@@ -83,23 +127,32 @@ impl NetArg {
     }
 }
 
-fn number(key: &str, value: &str, min: u64, max: u64) -> Result<u16, String> {
+fn number<T: TryFrom<u64>>(key: &str, value: &str, min: u64, max: u64) -> Result<T, String> {
     let number = value.parse().ok();
-    let number = number.filter(|number| (min..=max).contains(&u64::from(*number)));
+    let number = number.filter(|number| (min..=max).contains(number));
+    let number = number.and_then(|number| T::try_from(number).ok());
     number.ok_or_else(|| format!("{key}={value}: expected a number from {min} to {max}"))
 }
 
-/// Opens the TAPs of the definition's cards, which become `devices` behind those that there are; what they are changed by.
+/// Opens what is behind the definition's cards, which become `devices` behind those that there are; what they are changed by, and the
+/// networks of those without a TAP.
 ///
 /// # Errors
 /// When one cannot be had, or is in use.
 pub(super) fn open(
     definition: &Definition,
     devices: &mut Vec<SharedDevice>,
-) -> Result<Vec<api::Card>, Failure> {
-    let mut cards = Vec::new();
+) -> Result<(Vec<api::Card>, Vec<Outpost>), Failure> {
+    let (mut cards, mut outposts) = (Vec::new(), Vec::new());
     for (interface, index) in definition.network_interfaces.iter().zip(0u32..) {
-        let net = open_card(interface, index)?;
+        let net = match &interface.user {
+            Some(user) => {
+                let (net, outpost) = open_user(interface, user, index)?;
+                outposts.push(outpost);
+                net
+            }
+            None => open_card(interface, index)?,
+        };
         let handle = net.handle();
         limit(&handle, interface);
         devices.push(Arc::new(Mutex::new(net)));
@@ -108,7 +161,29 @@ pub(super) fn open(
             handle,
         });
     }
-    Ok(cards)
+    Ok((cards, outposts))
+}
+
+/// A card with a network of its own.
+fn open_user(
+    interface: &NetworkInterface,
+    user: &UserNetwork,
+    index: u32,
+) -> Result<(Net, Outpost), Failure> {
+    let mac = address_of(interface, &host_identity()).bytes();
+    let mtu = interface.mtu.unwrap_or(user_network::MTU);
+    let (tap, outpost) = user_network::open(user, mac, mtu, &format!("usernet{index}"))?;
+    let options = Options {
+        taps: vec![tap],
+        mac,
+        // Its network takes frames from no other.
+        pinned: true,
+        mtu,
+        id: interface.iface_id.clone(),
+    };
+    let net = Net::new(options, format!("net{index}"));
+    let net = net.map_err(|error| Failure::new("--net user", error))?;
+    Ok((net, outpost))
 }
 
 /// Cards that a guest may get while it runs.
@@ -293,22 +368,33 @@ fn limits(limiter: &RateLimiter) -> (Change, Change) {
 mod tests {
     use super::*;
 
+    fn card(text: &str, index: usize) -> NetworkInterface {
+        match text.parse() {
+            Ok(NetArg::Card(card)) => card.interface(index),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
     #[test]
     fn a_name_is_enough() {
-        let interface = "tap=tap0".parse::<NetArg>().unwrap().interface(2);
-        assert_eq!(interface, NetworkInterface::new("net2", "tap0"));
+        assert_eq!(card("tap=tap0", 2), NetworkInterface::new("net2", "tap0"));
+        let user = NetworkInterface::on_user_network("net0", UserNetwork::default());
+        assert_eq!(card("user", 0), user);
+        assert_eq!("none".parse(), Ok(NetArg::None));
     }
 
     #[test]
     fn options_follow() {
-        let text = "tap=t,mac=06:00:ac:10:00:02,mtu=9000,queues=2,id=a";
-        let interface = text.parse::<NetArg>().unwrap().interface(0);
+        let interface = card("tap=t,mac=06:00:ac:10:00:02,mtu=9000,queues=2,id=a", 0);
         assert_eq!(
             interface.guest_mac.unwrap().to_string(),
             "06:00:ac:10:00:02"
         );
         assert_eq!((interface.mtu, interface.queues), (Some(9000), Some(2)));
         assert_eq!(interface.iface_id, "a");
+        let interface = card("user,flows=100,mtu=1500", 0);
+        assert_eq!(interface.mtu, Some(1500));
+        assert_eq!(interface.user.unwrap().flows, Some(100));
     }
 
     #[test]
@@ -325,6 +411,14 @@ mod tests {
             "tap=t,queues=0",
             "tap=t,queues=17",
             "tap=t,speed=1",
+            "tap=t,flows=100",
+            "user=x",
+            "user,",
+            "user,queues=2",
+            "user,flows=15",
+            "user,flows=65537",
+            "none,id=a",
+            "none=1",
         ] {
             assert!(text.parse::<NetArg>().is_err(), "{text}");
         }

@@ -6,7 +6,7 @@ use vmm::{
     boot::kernel::{self, EntryKind, Kernel},
     config::{Definition, Entry, HugePages, Transport, boot_args},
     kvm::Hypervisor,
-    machine::{Devices, Parts},
+    machine::{Devices, Outpost, Parts},
     memory::{self, Backing, GuestMemoryMmap, Pages},
     timeline::{Phase, Timeline},
 };
@@ -34,7 +34,7 @@ pub(super) fn open(
     let boot = &definition.boot_source;
     let machine = &definition.machine_config;
     let (mut kernel, entry) = open_kernel(&boot.kernel_image_path, boot.entry, paths)?;
-    let (mut devices, mut handles) = open_devices(definition)?;
+    let (mut devices, mut handles, outposts) = open_devices(definition)?;
     devices.present.extend(vsock::open(definition, paths)?);
     let (initrd, mut transport) = initrd::open(definition, &kernel, paths, (directed, verbose))?;
     if directed {
@@ -82,18 +82,20 @@ pub(super) fn open(
         pmu: machine.pmu,
         devices,
         transport,
+        outposts,
     };
     Ok((parts, handles))
 }
 
-/// The devices in the order in which the guest finds them, and what they are changed by.
-fn open_devices(definition: &Definition) -> Result<(Devices, api::Handles), Failure> {
+/// The devices in the order in which the guest finds them, what they are changed by, and what is behind those cards that have no TAP.
+fn open_devices(definition: &Definition) -> Result<(Devices, api::Handles, Vec<Outpost>), Failure> {
     let (mut devices, disks) = disk::open(definition)?;
     let mut handles = api::Handles {
         disks,
         ..api::Handles::default()
     };
-    handles.cards = net::open(definition, &mut devices)?;
+    let outposts;
+    (handles.cards, outposts) = net::open(definition, &mut devices)?;
     if let Some(described) = &definition.balloon {
         let (device, handle) = balloon::open(described)?;
         devices.push(device);
@@ -103,7 +105,7 @@ fn open_devices(definition: &Definition) -> Result<(Devices, api::Handles), Fail
         present: devices,
         spare: Vec::new(),
     };
-    Ok((devices, handles))
+    Ok((devices, handles, outposts))
 }
 
 /// The user's parameters over the defaults, of which the root device is one.

@@ -21,6 +21,7 @@ mod rate_limiter;
 #[cfg(feature = "schema")]
 mod schema;
 mod updates;
+mod user_network;
 mod validate;
 mod vsock;
 
@@ -45,6 +46,7 @@ pub use updates::{
     Action, ActionType, BalloonUpdate, DriveUpdate, HintingStart, StatisticsUpdate, VmState,
     VmUpdate,
 };
+pub use user_network::{MAX_FLOWS, MIN_FLOWS, UserNetwork};
 pub use validate::{KeyPath, Reason, ValueError, in_words};
 pub use vsock::{MAX_CID, MAX_SOCKET_PATH, MIN_CID, Vsock};
 

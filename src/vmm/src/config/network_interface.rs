@@ -1,6 +1,7 @@
 //! `network-interfaces`: network cards.
 use super::fields::{object_or_null, optional_object, whole_or_null};
 use super::rate_limiter::RateLimiter;
+use super::user_network::UserNetwork;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -15,7 +16,7 @@ pub const MIN_MTU: u64 = 68;
 /// The longest that an IP packet can be.
 pub const MAX_MTU: u64 = 65535;
 
-/// A network card of the guest's, on a TAP interface of the host's.
+/// A network card of the guest's, on a TAP interface of the host's or on a network of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -26,7 +27,8 @@ pub struct NetworkInterface {
         schemars(regex(pattern = r"^[A-Za-z0-9_]+$"), example = &"eth0")
     )]
     pub iface_id: String,
-    /// The TAP interface. One that does not exist is made, with the privilege to do so, and is gone at the end.
+    /// The TAP interface. One that does not exist is made, with the privilege to do so, and is gone at the end. Without it: `user`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[cfg_attr(
         feature = "schema",
         schemars(length(min = 1, max = MAX_DEVICE_NAME), regex(pattern = r"^[!-$&-.0-9;-~]*$"), example = &"tap0")
@@ -77,6 +79,17 @@ pub struct NetworkInterface {
     )]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_QUEUE_PAIRS), extend("x-ours" = true)))]
     pub queues: Option<u16>,
+    /// Instead of a TAP: a network for which nobody needs a privilege, and nothing is set up.
+    #[serde(
+        default,
+        deserialize_with = "optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(schema_with = "super::schema::section::<UserNetwork>", extend("x-ours" = true))
+    )]
+    pub user: Option<UserNetwork>,
 }
 
 impl NetworkInterface {
@@ -91,6 +104,16 @@ impl NetworkInterface {
             rx_rate_limiter: RateLimiter::default(),
             tx_rate_limiter: RateLimiter::default(),
             queues: None,
+            user: None,
+        }
+    }
+
+    /// A card on a network of its own, with everything else at its default.
+    #[must_use]
+    pub fn on_user_network(iface_id: impl Into<String>, user: UserNetwork) -> Self {
+        Self {
+            user: Some(user),
+            ..Self::new(iface_id, "")
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What must hold of a definition beyond its types.
 use super::fields::whole_from;
+use super::user_network::LEAST_USER_MTU;
 use super::{
     Balloon, BootSource, Definition, Drive, HugePages, MAX_CID, MAX_DEVICE_NAME, MAX_DRIVES,
     MAX_MEM_SIZE_MIB, MAX_MTU, MAX_NETWORK_INTERFACES, MAX_QUEUE_PAIRS, MAX_QUEUES, MAX_SERIAL,
@@ -304,6 +305,52 @@ fn check_network_interfaces(interfaces: &[NetworkInterface], errors: &mut Vec<Va
     }
 }
 
+/// Checks the name of a card's TAP.
+fn check_tap(
+    name: &str,
+    before: &[NetworkInterface],
+    at: &dyn Fn(&'static str) -> KeyPath,
+    errors: &mut Vec<ValueError>,
+) {
+    // As Linux has it; a `%` would ask for a number in its place.
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
+    let sound = (1..=MAX_DEVICE_NAME).contains(&name.len()) && name.bytes().all(fits);
+    if !sound || [".", ".."].contains(&name) {
+        let expected = format!("an interface's name of 1 to {MAX_DEVICE_NAME} characters");
+        errors.push(unfit(at("host_dev_name"), format!("{name:?}"), expected));
+    } else if before.iter().any(|other| other.host_dev_name == *name) {
+        let expected = "a TAP that no card before has".into();
+        errors.push(unfit(at("host_dev_name"), format!("{name:?}"), expected));
+    }
+}
+
+/// Checks a card that has a network of its own, and so neither a TAP nor more than one pair of queues.
+fn check_user_network(
+    interface: &NetworkInterface,
+    before: &[NetworkInterface],
+    at: &dyn Fn(&'static str) -> KeyPath,
+    errors: &mut Vec<ValueError>,
+) {
+    let name = &interface.host_dev_name;
+    if !name.is_empty() {
+        let expected = "no TAP beside `user`".into();
+        errors.push(unfit(at("host_dev_name"), format!("{name:?}"), expected));
+    }
+    if let Some(queues @ 2..) = interface.queues {
+        let expected = "1, with `user`".into();
+        errors.push(unfit(at("queues"), queues.to_string(), expected));
+    }
+    if interface.mtu.is_some_and(|mtu| mtu < LEAST_USER_MTU) {
+        let mtu = interface.mtu.unwrap_or_default().to_string();
+        let expected = format!("{LEAST_USER_MTU} or more, with `user` (IPv6 needs that)");
+        errors.push(unfit(at("mtu"), mtu, expected));
+    }
+    if before.iter().any(|other| other.user.is_some()) {
+        let expected = "one card with `user`: they would all have the same addresses".into();
+        errors.push(unfit(at("user"), "another".into(), expected));
+    }
+}
+
 /// Checks a card by itself, and beside those before it.
 fn check_network_interface(
     interface: &NetworkInterface,
@@ -327,16 +374,9 @@ fn check_network_interface(
         let expected = "an id that no card before has".into();
         errors.push(unfit(at("iface_id"), format!("{id:?}"), expected));
     }
-    let name = &interface.host_dev_name;
-    // As Linux has it; a `%` would ask for a number in its place.
-    let fits = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
-    let sound = (1..=MAX_DEVICE_NAME).contains(&name.len()) && name.bytes().all(fits);
-    if !sound || [".", ".."].contains(&name.as_str()) {
-        let expected = format!("an interface's name of 1 to {MAX_DEVICE_NAME} characters");
-        errors.push(unfit(at("host_dev_name"), format!("{name:?}"), expected));
-    } else if before.iter().any(|other| other.host_dev_name == *name) {
-        let expected = "a TAP that no card before has".into();
-        errors.push(unfit(at("host_dev_name"), format!("{name:?}"), expected));
+    match &interface.user {
+        Some(_) => check_user_network(interface, before, &at, errors),
+        None => check_tap(&interface.host_dev_name, before, &at, errors),
     }
     if let Some(mac) = interface.guest_mac
         && before.iter().any(|other| other.guest_mac == Some(mac))

@@ -2,6 +2,7 @@
 mod board;
 pub mod console;
 mod control;
+mod outpost;
 mod requests;
 mod signals;
 mod threads;
@@ -16,7 +17,6 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestMemoryMmap};
 
-pub use self::control::{Attendant, Control, ControlError};
 use self::{
     board::Board,
     console::{Console, Ends},
@@ -24,6 +24,10 @@ use self::{
     requests::{Request, Requests},
     signals::Signals,
     threads::{spawn_vcpus, start_devices},
+};
+pub use self::{
+    control::{Attendant, Control, ControlError},
+    outpost::Outpost,
 };
 use crate::{
     arch::x86_64::{
@@ -112,6 +116,8 @@ pub struct Parts {
     pub devices: Devices,
     /// How the guest finds them.
     pub transport: Transport,
+    /// What is behind those of its network cards that have no TAP.
+    pub outposts: Vec<Outpost>,
 }
 
 /// How a machine behaves towards its guest's end.
@@ -221,7 +227,7 @@ impl Machine {
     /// # Errors
     /// When a part does not fit the machine, KVM refuses, or the sandbox cannot be built.
     pub fn build(
-        parts: Parts,
+        mut parts: Parts,
         policy: Policy,
         ends: Ends,
         attendants: Vec<Attendant>,
@@ -243,6 +249,9 @@ impl Machine {
         let signals = Signals::block(requests.clone()).map_err(host("a signal descriptor"))?;
         events.add_subscriber(Box::new(signals));
         install_kick_handler().map_err(host("a signal handler"))?;
+        for outpost in std::mem::take(&mut parts.outposts) {
+            outpost.start(policy)?;
+        }
         let paths = policy.sandbox.then(sandbox::confine_process).transpose()?;
         start_devices(&parts.devices, policy)?;
         let threads = spawn_vcpus(&parts, policy, &requests)?;

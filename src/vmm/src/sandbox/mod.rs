@@ -63,11 +63,13 @@ pub enum Role {
     Vsock,
     /// The server of the control socket.
     Api,
+    /// A network without a TAP.
+    UserNetwork,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Machine,
         Self::AttendedMachine,
         Self::RestartingMachine,
@@ -79,6 +81,7 @@ impl Role {
         Self::Net,
         Self::Vsock,
         Self::Api,
+        Self::UserNetwork,
     ];
 }
 
@@ -88,6 +91,20 @@ impl Role {
 /// # Errors
 /// When any part fails, except that a kernel without Landlock is reported and not an error.
 pub fn confine_process() -> Result<PathsGone, SandboxError> {
+    give_up_privileges()?;
+    paths::give_up()
+}
+
+/// Confines the calling thread as [`confine_process`] does, except that it may reach the network.
+///
+/// # Errors
+/// When any part fails, except that a kernel without Landlock is no error.
+pub fn confine_outpost() -> Result<(), SandboxError> {
+    give_up_privileges()?;
+    paths::give_up_but_network().map(drop)
+}
+
+fn give_up_privileges() -> Result<(), SandboxError> {
     let none = rustix::thread::CapabilitySet::empty();
     let sets = rustix::thread::CapabilitySets {
         effective: none,
@@ -97,6 +114,5 @@ pub fn confine_process() -> Result<PathsGone, SandboxError> {
     rustix::thread::set_capabilities(None, sets)
         .map_err(|error| SandboxError::Capabilities(error.into()))?;
     rustix::thread::set_no_new_privs(true)
-        .map_err(|error| SandboxError::NoNewPrivileges(error.into()))?;
-    paths::give_up()
+        .map_err(|error| SandboxError::NoNewPrivileges(error.into()))
 }

@@ -19,11 +19,24 @@ pub enum PathsGone {
 /// Denies every access to the file system by path, TCP bind and connect, abstract UNIX sockets and signals to other
 /// processes. There is not one exception: what is needed is open.
 pub(super) fn give_up() -> Result<PathsGone, SandboxError> {
-    let newest = ABI::V6;
-    let status = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(newest))?
-        .handle_access(AccessNet::from_all(newest))?
+    restrict(files()?.handle_access(AccessNet::from_all(NEWEST))?)
+}
+
+/// The same without ports: the host's network stays in reach.
+pub(super) fn give_up_but_network() -> Result<PathsGone, SandboxError> {
+    restrict(files()?)
+}
+
+const NEWEST: ABI = ABI::V6;
+
+fn files() -> Result<Ruleset, SandboxError> {
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
+    Ok(ruleset.handle_access(AccessFs::from_all(NEWEST))?)
+}
+
+fn restrict(ruleset: Ruleset) -> Result<PathsGone, SandboxError> {
+    let newest = NEWEST;
+    let status = ruleset
         .scope(Scope::from_all(newest))?
         .create()?
         .restrict_self()?;

@@ -2,6 +2,7 @@
 mod api;
 mod balloon;
 mod net;
+mod user_network;
 mod vsock;
 
 use serde::Serialize;
@@ -487,6 +488,7 @@ pub fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
         Role::Net => [DEVICE, net::RULES, &[]],
         Role::Vsock => [DEVICE, vsock::RULES, &[]],
         Role::Api => [api::RULES, &[], &[]],
+        Role::UserNetwork => [user_network::RULES, &[], &[]],
     };
     COMMON.iter().chain(own.into_iter().flatten())
 }

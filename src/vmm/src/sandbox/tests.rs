@@ -4,7 +4,7 @@ use super::{
     rules::{self, Argument, Rule},
 };
 
-const ROLES: [Role; 11] = Role::ALL;
+const ROLES: [Role; 12] = Role::ALL;
 /// Beyond the newest system call of any kernel that this was written for.
 const NUMBERS: i64 = 512;
 /// `uretprobe` and `uprobe`: Linux lets them pass every filter, and they fail but where the kernel itself placed them.

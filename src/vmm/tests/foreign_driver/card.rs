@@ -37,7 +37,7 @@ impl Machine {
         host.set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         let options = Options {
-            taps: vec![Tap::stand_in(OwnedFd::from(tap))],
+            taps: vec![Tap::stand_in(OwnedFd::from(tap), Default::default())],
             mac: MAC,
             pinned: true,
             mtu: 1500,

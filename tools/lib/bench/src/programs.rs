@@ -177,9 +177,9 @@ impl Program {
                 if let Some(disk) = &guest.disk {
                     command.arg("--disk").arg(disk);
                 }
-                if let Some(net) = &guest.net {
-                    command.args(["--net", &format!("tap={},mac={MAC}", net.tap)]);
-                }
+                let net = guest.net.as_ref();
+                let net = net.map_or("none".into(), |net| format!("tap={},mac={MAC}", net.tap));
+                command.args(["--net", &net]);
                 if let Some(vsock) = &guest.vsock {
                     command.args(["--vsock", &format!("{CID},{}", vsock.display())]);
                 }

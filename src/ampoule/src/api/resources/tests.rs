@@ -385,7 +385,7 @@ fn a_card_s_limits_are_changed_one_by_one() {
     let mut resources = resources(Vec::new());
     let (tap, _host) = std::os::unix::net::UnixDatagram::pair().unwrap();
     let options = net::Options {
-        taps: vec![net::Tap::stand_in(tap.into())],
+        taps: vec![net::Tap::stand_in(tap.into(), Default::default())],
         mac: [2; 6],
         pinned: false,
         mtu: 1500,

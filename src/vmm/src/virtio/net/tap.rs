@@ -3,6 +3,10 @@ use std::{
     fs::File,
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::config::feature;
@@ -38,13 +42,14 @@ pub struct Tap {
     kind: Kind,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kind {
     /// It takes a TAP's commands.
     Real,
     /// It will be one, and belongs to no interface yet.
     Spare,
-    StandIn,
+    /// It is a socket of packets, whose other end looks here for the features that the driver agreed to.
+    StandIn(Arc<AtomicU64>),
 }
 
 /// Why the host did not take or give a frame.
@@ -75,22 +80,22 @@ impl Tap {
         }
     }
 
-    /// What behaves as one: a socket of packets.
-    pub fn stand_in(file: OwnedFd) -> Self {
+    /// What behaves as one: a socket of packets, whose other end sees in `agreed` what features the driver agreed to.
+    pub fn stand_in(file: OwnedFd, agreed: Arc<AtomicU64>) -> Self {
         Self {
             file: file.into(),
-            kind: Kind::StandIn,
+            kind: Kind::StandIn(agreed),
         }
     }
 
     /// Whether it takes a TAP's commands: a spare one has got its interface when there is a driver.
     fn is_real(&self) -> bool {
-        self.kind != Kind::StandIn
+        !matches!(self.kind, Kind::StandIn(_))
     }
 
     /// Whether it was open without an interface when its thread was made.
     pub(super) fn is_spare(&self) -> bool {
-        self.kind == Kind::Spare
+        matches!(self.kind, Kind::Spare)
     }
 
     /// What the host can do.
@@ -102,6 +107,10 @@ impl Tap {
 
     /// Lets the host leave to the guest what both agreed on.
     pub(super) fn set_offload(&self, features: u64) -> io::Result<()> {
+        if let Kind::StandIn(agreed) = &self.kind {
+            agreed.store(features, Ordering::Release);
+            return Ok(());
+        }
         let agreed = [
             (feature::GUEST_CSUM, offload::CSUM),
             (feature::GUEST_TSO4, offload::TSO4),

@@ -52,7 +52,7 @@ impl Bench {
             tap.set_nonblocking(true).unwrap();
             host.set_read_timeout(Some(Duration::from_secs(60)))
                 .unwrap();
-            taps.push(Tap::stand_in(OwnedFd::from(tap)));
+            taps.push(Tap::stand_in(OwnedFd::from(tap), Arc::default()));
             hosts.push(host);
         }
         let options = Options {

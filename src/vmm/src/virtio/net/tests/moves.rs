@@ -66,7 +66,7 @@ fn number(frame: &[u8]) -> u64 {
 impl Subject for Cards {
     fn build(&mut self) -> SharedDevice {
         let options = Options {
-            taps: vec![Tap::stand_in(self.tap.try_clone().unwrap())],
+            taps: vec![Tap::stand_in(self.tap.try_clone().unwrap(), Arc::default())],
             mac: MAC,
             pinned: false,
             mtu: 1500,
