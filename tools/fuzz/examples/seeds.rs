@@ -11,7 +11,8 @@ fn main() -> io::Result<()> {
     cards(&directory("net")?)?;
     drivers(&directory("transports")?)?;
     sockets(&directory("vsock")?)?;
-    names(&directory("dns")?)
+    names(&directory("dns")?)?;
+    frames(&directory("usernet")?)
 }
 
 fn directory(target: &str) -> io::Result<std::path::PathBuf> {
@@ -255,4 +256,137 @@ fn names(directory: &Path) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// As the target has the guest, its neighbour and the port of the server.
+const GUEST_MAC: [u8; 6] = [0x06, 0, 0xac, 0x10, 0, 2];
+const NEIGHBOUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
+const GUEST: [u8; 4] = [10, 0, 2, 15];
+const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+const SERVER_PORT: [u8; 2] = [0x41, 0x41];
+
+/// Frames of a guest's: a stream from its beginning to its end, datagrams, echoes, and the link's own protocols.
+fn frames(directory: &Path) -> io::Result<()> {
+    let stream = [
+        segment(0, 0, SYN, &[2, 4, 5, 0xb4, 3, 3, 7, 0], b""),
+        segment(1, 1, ACK, b"", b""),
+        segment(1, 1, ACK, b"", b"a request"),
+        segment(10, 10, ACK, b"", b""),
+        segment(10, 10, FIN | ACK, b"", b""),
+        segment(11, 11, ACK, b"", b""),
+    ];
+    fs::write(directory.join("stream"), messages(0, &stream))?;
+    fs::write(directory.join("cut"), messages(2, &stream))?;
+    let broken = [&stream[..3], &[segment(10, 1, RST, b"", b"")]].concat();
+    fs::write(directory.join("reset"), messages(1, &broken))?;
+    let lost = [
+        &stream[..3],
+        &[
+            segment(20, 1, ACK, b"", b"early"),
+            segment(10, 1, ACK, b"", b""),
+        ],
+    ];
+    fs::write(directory.join("lost"), messages(0, &lost.concat()))?;
+
+    let udp = |port: [u8; 2], data: &[u8]| {
+        let length = u16::try_from(8 + data.len()).expect("a short one");
+        let length = length.to_be_bytes();
+        ipv4(
+            17,
+            &[&[0x10, 0][..], &port, &length, &[0, 0], data].concat(),
+        )
+    };
+    let question = b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
+    let datagrams = [
+        udp(SERVER_PORT, b"data"),
+        udp([0, 53], question),
+        udp([0, 9], b""),
+    ];
+    fs::write(directory.join("datagrams"), messages(1, &datagrams))?;
+    let mut discover = vec![1, 1, 6, 0, 1, 2, 3, 4];
+    discover.resize(28, 0);
+    discover.extend(GUEST_MAC);
+    discover.resize(236, 0);
+    discover.extend([99, 130, 83, 99, 53, 1, 1, 55, 2, 3, 6, 255]);
+    fs::write(
+        directory.join("dhcp"),
+        messages(0, &[udp([0, 67], &discover)]),
+    )?;
+    let echo = [8, 0, 0xf7, 0xfd, 0, 1, 0, 1];
+    fs::write(directory.join("echo"), messages(0, &[ipv4(1, &echo)]))?;
+    let who_has = [
+        &[0, 1, 8, 0, 6, 4, 0, 1][..],
+        &GUEST_MAC,
+        &GUEST,
+        &[0; 6],
+        &GATEWAY,
+    ];
+    fs::write(
+        directory.join("arp"),
+        messages(0, &[ethernet([8, 6], &who_has.concat())]),
+    )?;
+    let mut solicit = vec![0x60, 0, 0, 0, 0, 8, 58, 255];
+    solicit.extend([&[0xfe, 0x80][..], &[0; 13], &[1]].concat());
+    solicit.extend([&[0xff, 2][..], &[0; 13], &[2]].concat());
+    solicit.extend([133, 0, 0x7c, 0x38, 0, 0, 0, 0]);
+    fs::write(
+        directory.join("router"),
+        messages(0, &[ethernet([0x86, 0xdd], &solicit)]),
+    )
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+fn segment(seq: u32, ack: u32, flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
+    let words = u8::try_from(5 + options.len() / 4).expect("a short one");
+    let (seq, ack) = (seq.to_be_bytes(), ack.to_be_bytes());
+    let head = [
+        &[0x10, 0][..],
+        &SERVER_PORT,
+        &seq,
+        &ack,
+        &[words << 4, flags],
+    ];
+    let rest = [&[0xff, 0xff, 0, 0, 0, 0][..], options, data];
+    ipv4(6, &[head.concat(), rest.concat()].concat())
+}
+
+/// A packet to the gateway.
+fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(20 + payload.len()).expect("a short one");
+    let [high, low] = length.to_be_bytes();
+    let mut header = [
+        &[0x45, 0, high, low, 0, 0, 0, 0, 64, protocol, 0, 0][..],
+        &GUEST,
+        &GATEWAY,
+    ]
+    .concat();
+    let words = header
+        .chunks(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum: u32 = words.sum();
+    let sum = (sum >> 16) + (sum & 0xffff);
+    header[10..12].copy_from_slice(&(!sum).to_be_bytes()[2..]);
+    ethernet([8, 0], &[&header, payload].concat())
+}
+
+/// A frame behind a header that leaves its checksum to be completed.
+fn ethernet(kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; 12];
+    header[0] = 1;
+    [&header[..], &NEIGHBOUR_MAC, &GUEST_MAC, &kind, payload].concat()
+}
+
+/// What the target takes: a byte that chooses features, and messages behind their lengths.
+fn messages(features: u8, messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut input = vec![features];
+    for message in messages {
+        let length = u16::try_from(message.len()).expect("a short one");
+        input.extend(length.to_le_bytes());
+        input.extend(message);
+    }
+    input
 }

@@ -1,8 +1,8 @@
 //! User-mode networking: the guest's packets become calls on sockets of an ordinary user's.
 //!
-//! A network is one thread with two faces. The guest's frames come and go over a socket of packets (`frame`), whose other end is the
-//! device. The host's are its sockets: one for each flow, in a table of bounded size (`table`). Nothing is kept but what the kernel keeps:
-//! streams are relayed so that the host's sockets are their buffers (`tcp`), datagrams pass or are lost.
+//! A network is one thread with two faces. The guest's frames come and go over a socket of packets, whose other end is the
+//! device. The host's are its sockets: one for each flow, in a table of bounded size. Nothing is kept but what the kernel keeps:
+//! streams are relayed so that the host's sockets are their buffers, datagrams pass or are lost.
 mod arp;
 mod dhcp;
 pub mod dns;

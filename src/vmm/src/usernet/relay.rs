@@ -28,6 +28,8 @@ const IDLE: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 2;
 /// Resolvers that are asked, of those that there are: as many as a C library asks (resolv.conf(5), `MAXNS`).
 const MOST_RESOLVERS: usize = 3;
+/// Longer questions are nobody's.
+const LONGEST_QUESTION: usize = 4096;
 /// Codes by which a resolver says that another may know.
 const SERVER_FAILED: u8 = 2;
 const REFUSED: u8 = 5;
@@ -82,7 +84,8 @@ impl Engine {
     /// Reads a question. If it is not passed on, the reply to it.
     fn judge_question(&mut self, message: &[u8]) -> Result<Query, Vec<u8>> {
         self.counters.names_asked.count();
-        let query = Query::parse(message).ok_or_else(|| dns::refuse(message, Rcode::FormErr))?;
+        let query = Query::parse(message).filter(|_| message.len() <= LONGEST_QUESTION);
+        let query = query.ok_or_else(|| dns::refuse(message, Rcode::FormErr))?;
         if !self.policy.may_resolve(&query.name) {
             self.say_denied(&query.name);
             return Err(dns::refuse(message, Rcode::NxDomain));

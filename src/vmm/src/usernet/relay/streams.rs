@@ -6,7 +6,7 @@ use rustix::{
     net::{RecvFlags, SendFlags, SocketType},
 };
 
-use super::{IDLE, Judgement, PATIENCE_OVER_STREAMS, QUESTIONS};
+use super::{IDLE, Judgement, LONGEST_QUESTION, PATIENCE_OVER_STREAMS, QUESTIONS};
 use crate::usernet::{
     dns::Query,
     engine::{Engine, question, watch},
@@ -15,8 +15,6 @@ use crate::usernet::{
 
 /// Steps that are done for one session before others have their turn.
 const TURN: usize = 16;
-/// Longer questions are nobody's.
-const LONGEST_QUESTION: usize = 4096;
 
 /// What is waited for.
 #[derive(Debug, PartialEq, Eq)]

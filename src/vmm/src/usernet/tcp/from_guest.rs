@@ -29,6 +29,7 @@ impl Connection {
             Phase::Answering | Phase::Open => self.take_synchronized(segment, context),
             Phase::Connecting | Phase::Gone => {}
         }
+        self.look_after_shut_out(context.now);
     }
 
     /// Whether the guest takes what the host asks it.
@@ -113,7 +114,7 @@ impl Connection {
         }
         self.window = window;
         self.largest_window = self.largest_window.max(window);
-        true
+        self.phase == Phase::Open
     }
 
     fn count_repeated(&mut self, counters: &Counters) {
@@ -159,8 +160,12 @@ impl Connection {
             return;
         }
         if is_after(segment.seq, self.expected) {
-            // Something is missing. To say so at once has it sent at once.
-            self.owe_duplicate();
+            // Something is missing. To say so at once has it sent at once, which is no use while nothing is taken.
+            if self.refused_some {
+                self.owed.ack = true;
+            } else {
+                self.owe_duplicate();
+            }
             return;
         }
         self.owed.ack = true;

@@ -78,6 +78,7 @@ impl Engine {
         if flags.contains(EventFlags::OUT) {
             connection.room_again();
         }
+        connection.look_after_shut_out(self.now);
         self.settle(token);
     }
 }

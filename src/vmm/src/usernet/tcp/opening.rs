@@ -48,7 +48,9 @@ impl Engine {
 
     fn new_connection(&mut self, stream: Stream, phase: Phase) -> Connection {
         let [a, b, c, d, ..] = self.table.random().to_le_bytes();
-        Connection::new(stream, phase, u32::from_le_bytes([a, b, c, d]), self.now)
+        // What is fuzzed is what comes of guesses that are right.
+        let guessed = if cfg!(fuzzing) { [0; 4] } else { [a, b, c, d] };
+        Connection::new(stream, phase, u32::from_le_bytes(guessed), self.now)
     }
 
     fn connect(&mut self, address: &SocketAddr) -> rustix::io::Result<(Stream, Phase)> {

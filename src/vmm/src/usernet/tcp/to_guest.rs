@@ -68,8 +68,13 @@ impl Connection {
         if self.owed.probe {
             self.send_probe(way);
         }
+        self.look_after_shut_out(way.now);
+    }
+
+    /// That there is room again may be said and not heard: it is asked for now and then.
+    pub(super) fn look_after_shut_out(&mut self, now: Instant) {
         if self.is_shut_out() && self.alarm.is_none() {
-            self.set_alarm(way.now);
+            self.set_alarm(now);
         }
     }
 

@@ -228,7 +228,8 @@ impl Guest {
         let offloads = options.features.load(Ordering::Relaxed) & feature::GUEST_CSUM != 0;
         let network = change(Network::new(options, theirs).unwrap());
         let counters = network.counters().clone();
-        let thread = std::thread::spawn(move || network.run());
+        let builder = std::thread::Builder::new().name("usernet".into());
+        let thread = builder.spawn(move || network.run()).unwrap();
         let mut wire = Wire {
             socket: ours,
             mtu,
