@@ -261,6 +261,8 @@ impl Device for Net {
     fn reset(&mut self) {
         self.set_interrupt(None);
         self.workers.iter().for_each(|worker| worker.desk().stop());
+        let taps = &self.common.shared.taps;
+        taps.iter().for_each(Tap::forget_driver);
         // A driver starts with one (§5.1.6.5.5).
         self.common.shared.set_rest(Rest {
             pairs: 1,

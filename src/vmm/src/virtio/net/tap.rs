@@ -124,6 +124,13 @@ impl Tap {
         self.command(SET_OFFLOAD, flags)
     }
 
+    /// There is no driver any more: what stands in for a TAP has nobody who agreed to anything.
+    pub(super) fn forget_driver(&self) {
+        if let Kind::StandIn(agreed) = &self.kind {
+            agreed.store(0, Ordering::Release);
+        }
+    }
+
     /// Whether the host puts frames into this queue. What lies in one that is detached is lost.
     ///
     /// # Errors
