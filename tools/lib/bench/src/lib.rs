@@ -19,4 +19,5 @@ pub mod stats;
 pub mod svg;
 pub mod trace;
 pub mod traffic;
+pub mod user_net_lab;
 pub mod vsock_lab;

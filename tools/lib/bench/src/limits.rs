@@ -1,5 +1,9 @@
 //! What quantities are called, and what they may be.
-use crate::{disk_path::FIO, results::Subject};
+use crate::{
+    disk_path::FIO,
+    results::Subject,
+    user_net_lab::{PASST, SLIRP},
+};
 
 /// What a quantity is held against.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +86,7 @@ const BOOT_LIMITS: [Limit; 16] = [
     limit(6, "fifty_failures", Against::Itself, 0.0),
 ];
 
-const NET_LIMITS: [Limit; 8] = [
+const NET_LIMITS: [Limit; 13] = [
     limit(1, "tcp_tx", Against::BestRival, 1.0),
     limit(1, "tcp_rx", Against::BestRival, 1.0),
     limit(1, "calls_tx", Against::Itself, 1.1),
@@ -90,6 +94,11 @@ const NET_LIMITS: [Limit; 8] = [
     limit(1, "exits_rx", Against::Itself, 0.0),
     limit(1, "udp_tx", Against::BestRival, 1.0),
     limit(1, "udp_rx", Against::BestRival, 1.0),
+    limit(2, "user_tx", Against::Program(SLIRP), 0.5),
+    limit(2, "user_rx", Against::Program(SLIRP), 0.5),
+    limit(2, "user_tx", Against::Program(PASST), 1.0 / 0.8),
+    limit(2, "user_rx", Against::Program(PASST), 1.0 / 0.8),
+    limit(2, "user_rtt", Against::Program(PASST), 1.0),
     limit(3, "devices_dirty", Against::Itself, 1.2),
 ];
 
@@ -147,6 +156,11 @@ pub fn title(measure: &str) -> &str {
         "tcp_rx_threads" => "of these, in the monitor's threads without its vCPU, receiving",
         "tcp_rtt" => "a byte by TCP to the guest and back, guest included",
         "tcp_rtt_threads" => "of these, in the monitor's threads without its vCPU, to and fro",
+        "user_tx" => {
+            "64 KiB that the guest sends by TCP, without a TAP, guest and helpers included"
+        }
+        "user_rx" => "64 KiB that it receives, without a TAP, guest and helpers included",
+        "user_rtt" => "a byte to the guest and back, without a TAP, guest and helpers included",
         "udp_tx" => "a datagram of 64 bytes that the guest sends, guest included",
         "udp_tx_threads" => "of these, in the monitor's threads without its vCPU, datagrams out",
         "udp_rx" => "a datagram of 64 bytes that the guest receives, guest included",
@@ -191,6 +205,7 @@ pub fn item_title(subject: Subject, item: u8) -> &'static str {
         3 if subject == Subject::Block => "The path on the host",
         4 if subject == Subject::Block => "Memory outside guest RAM",
         1 if subject == Subject::Net => "Frames",
+        2 if subject == Subject::Net => "Networks without privilege",
         2 if subject == Subject::Vsock => "Sockets",
         1 => "Start",
         2 => "Whole life",

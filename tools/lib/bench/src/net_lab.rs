@@ -12,6 +12,7 @@ use crate::{
     results::Results,
     sessions::{self, Case, FRAME, Findings, Plan, READY, Session, TIMEOUT},
     traffic::{self, Peer},
+    user_net_lab,
 };
 
 const TAP: &str = "bench0";
@@ -48,6 +49,9 @@ pub fn measure(
             with_tap(|| traffic(case, &stamp, work))
         });
     }
+    if plan.items.contains(&2) {
+        user_net_lab::measure(plan, programs, &stamp, work, &mut results)?;
+    }
     if plan.items.contains(&3) {
         let cases = idle_cases(plan, programs, work)?;
         sessions::measure(plan, &cases, &mut results, |case| {
@@ -68,7 +72,11 @@ fn namespace() -> io::Result<()> {
     ip("link set lo up")
 }
 
-fn ip(words: &str) -> io::Result<()> {
+/// Runs iproute2's `ip`.
+///
+/// # Errors
+/// What it says.
+pub(crate) fn ip(words: &str) -> io::Result<()> {
     let output = Command::new("ip").args(words.split_whitespace()).output()?;
     if output.status.success() {
         return Ok(());
@@ -101,8 +109,8 @@ fn cases<'a>(plan: &Plan, programs: &'a [Program]) -> Vec<Case<'a>> {
                 name: format!("{}{more}", program.name),
                 program,
                 guest: Guest {
-                    net: Some(Net {
-                        tap: TAP.into(),
+                    net: Some(Net::Tap {
+                        name: TAP.into(),
                         vhost,
                     }),
                     transport,
@@ -194,8 +202,8 @@ fn idle_cases<'a>(plan: &Plan, programs: &'a [Program], work: &Path) -> io::Resu
         program,
         guest: Guest {
             disk: Some(disk.clone()),
-            net: Some(Net {
-                tap: TAP.into(),
+            net: Some(Net::Tap {
+                name: TAP.into(),
                 vhost: false,
             }),
             vsock: Some(work.join("idle.vsock")),

@@ -40,13 +40,29 @@ pub struct Program {
     pub version: String,
 }
 
-/// A network card.
+/// What a network card is on.
 #[derive(Clone, Debug)]
-pub struct Net {
-    /// The TAP that is its other end.
-    pub tap: String,
-    /// Whether the host's kernel serves it, where a program can have that.
-    pub vhost: bool,
+pub enum Net {
+    /// A TAP interface.
+    Tap {
+        /// Its name.
+        name: String,
+        /// Whether the host's kernel moves the frames, for those that can leave it to that.
+        vhost: bool,
+    },
+    /// A network of the monitor's own, with this host's loopback behind its gateway.
+    User,
+    /// A passt that waits at this socket.
+    Passt(PathBuf),
+}
+
+impl Net {
+    fn tap(&self) -> Option<&str> {
+        match self {
+            Self::Tap { name, .. } => Some(name),
+            Self::User | Self::Passt(_) => None,
+        }
+    }
 }
 
 /// Has QEMU name its threads, so that its vCPUs can be told from the others.
@@ -177,9 +193,15 @@ impl Program {
                 if let Some(disk) = &guest.disk {
                     command.arg("--disk").arg(disk);
                 }
-                let net = guest.net.as_ref();
-                let net = net.map_or("none".into(), |net| format!("tap={},mac={MAC}", net.tap));
+                let net = match &guest.net {
+                    None | Some(Net::Passt(_)) => "none".into(),
+                    Some(Net::User) => format!("user,mac={MAC}"),
+                    Some(Net::Tap { name, .. }) => format!("tap={name},mac={MAC}"),
+                };
                 command.args(["--net", &net]);
+                if matches!(guest.net, Some(Net::User)) {
+                    command.args(["--egress", "allow", "--egress", "allow=127.0.0.0/8"]);
+                }
                 if let Some(vsock) = &guest.vsock {
                     command.args(["--vsock", &format!("{CID},{}", vsock.display())]);
                 }
@@ -219,8 +241,8 @@ impl Program {
                         .arg("--disk")
                         .arg(format!("path={}", disk.display()));
                 }
-                if let Some(net) = &guest.net {
-                    command.args(["--net", &format!("tap={},mac={MAC}", net.tap)]);
+                if let Some(tap) = guest.net.as_ref().and_then(Net::tap) {
+                    command.args(["--net", &format!("tap={tap},mac={MAC}")]);
                 }
                 if let Some(vsock) = &guest.vsock {
                     command.args(["--vsock", &format!("cid={CID},socket={}", vsock.display())]);
@@ -265,11 +287,20 @@ impl Program {
                 }
                 if let Some(net) = &guest.net {
                     command.args(NAMED_THREADS);
-                    let vhost = if net.vhost { "on" } else { "off" };
-                    command.arg("-netdev").arg(format!(
-                        "tap,id=net,ifname={},script=no,downscript=no,vhost={vhost}",
-                        net.tap
-                    ));
+                    let behind = match net {
+                        Net::Tap { name, vhost } => {
+                            let vhost = if *vhost { "on" } else { "off" };
+                            format!(
+                                "tap,id=net,ifname={name},script=no,downscript=no,vhost={vhost}"
+                            )
+                        }
+                        Net::User => "user,id=net".into(),
+                        Net::Passt(socket) => format!(
+                            "stream,id=net,server=off,addr.type=unix,addr.path={}",
+                            socket.display()
+                        ),
+                    };
+                    command.arg("-netdev").arg(behind);
                     command.args([
                         "-device",
                         &format!("virtio-net-device,netdev=net,mac={MAC}"),
@@ -308,8 +339,8 @@ impl Program {
             "drives": drives,
             "machine-config": { "vcpu_count": guest.cpus, "mem_size_mib": MEMORY_MIB },
         });
-        if let Some(net) = &guest.net {
-            let card = json!({ "iface_id": "net", "host_dev_name": net.tap, "guest_mac": MAC });
+        if let Some(tap) = guest.net.as_ref().and_then(Net::tap) {
+            let card = json!({ "iface_id": "net", "host_dev_name": tap, "guest_mac": MAC });
             definition["network-interfaces"] = json!([card]);
         }
         if let Some(vsock) = &guest.vsock {
@@ -409,8 +440,8 @@ mod tests {
         };
         let guest = Guest {
             disk: initrd.then(|| "/disk".into()),
-            net: initrd.then(|| Net {
-                tap: "tap7".into(),
+            net: initrd.then(|| Net::Tap {
+                name: "tap7".into(),
                 vhost: false,
             }),
             vsock: initrd.then(|| "/vsock".into()),

@@ -106,6 +106,11 @@ impl Findings {
         self.add(item, threads, unit, share(timed.times.others, units));
     }
 
+    /// Adds what was timed, of the whole machine alone: a program has others do its work.
+    pub fn add_elapsed(&mut self, item: u8, measure: &str, timed: &Timed, units: u64) {
+        self.add(item, measure, "instructions", share(timed.elapsed, units));
+    }
+
     /// Adds what was counted.
     pub fn add_counted(&mut self, item: u8, what: &str, counted: &Counted, units: u64) {
         let calls = format!("calls_{what}");
