@@ -12,7 +12,7 @@ use ampoule_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// What devices' threads are called, or begin with.
-const DEVICES: [&str; 2] = ["disk", "balloon"];
+const DEVICES: [&str; 3] = ["disk", "balloon", "net"];
 
 /// Everything that the confined threads of traced runs did, by role.
 #[derive(Default)]
