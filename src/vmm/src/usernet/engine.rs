@@ -19,7 +19,7 @@ use super::{
     publish::Ports,
     relay::Relay,
     table::{Kind, Table, Token},
-    tcp::Way,
+    tcp::{TURN, Way},
     udp,
 };
 use crate::notices::Notices;
@@ -58,7 +58,7 @@ pub(super) struct Engine {
     pub(super) relay: Relay,
     pub(super) published: Ports,
     /// What is looked at of streams.
-    payload: Box<[u8; WASTE]>,
+    payload: Box<[u8; TURN]>,
     /// What is thrown away.
     pub(super) waste: Box<[u8; WASTE]>,
     /// What is received of datagrams.
@@ -111,7 +111,7 @@ impl Engine {
             policy: options.policy,
             relay: Relay::new(options.resolvers),
             published,
-            payload: Box::new([0; WASTE]),
+            payload: Box::new([0; TURN]),
             waste: Box::new([0; WASTE]),
             datagram: udp::room(),
             now: Instant::now(),

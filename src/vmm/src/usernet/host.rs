@@ -176,6 +176,11 @@ impl Stream {
         &self.socket
     }
 
+    /// Whether to look at more costs nothing for what was looked at before.
+    pub(super) fn remembers(&self) -> bool {
+        self.remembers
+    }
+
     /// Looks at what comes behind the first `skip` bytes, which were looked at before.
     pub(super) fn peek(&self, skip: usize, into: &mut [u8], waste: &mut [u8; WASTE]) -> Peeked {
         let to_skip = if self.remembers {

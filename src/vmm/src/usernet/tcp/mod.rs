@@ -12,7 +12,11 @@ mod window;
 use rustix::event::epoll::EventFlags;
 
 use self::{from_guest::Context, segment::Outgoing, state::Phase};
-pub(super) use self::{segment::Segment, state::Connection, to_guest::Way};
+pub(super) use self::{
+    segment::Segment,
+    state::Connection,
+    to_guest::{TURN, Way},
+};
 use super::{
     engine::Engine,
     frame::Sent,

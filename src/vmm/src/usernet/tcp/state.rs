@@ -20,6 +20,8 @@ const DEFAULT_MSS: u16 = 536;
 /// Most bytes on their way to the guest.
 pub(super) const MOST_IN_FLIGHT: u32 = 512 << 10;
 const _: () = assert!(MOST_IN_FLIGHT as usize <= FURTHEST);
+/// As much of them is looked past to see more, where the kernel does not remember it: that is to copy it once again.
+const LOOKED_PAST: u32 = 64 << 10;
 /// How long the guest has to acknowledge something, at first and at last.
 pub(super) const PATIENCE: (Duration, Duration) =
     (Duration::from_millis(300), Duration::from_secs(30));
@@ -211,6 +213,7 @@ impl Connection {
             && !self.ended
             && self.room() > 0
             && !self.room_is_silly()
+            && (self.stream.remembers() || self.in_flight() <= LOOKED_PAST)
     }
 
     /// Whether the end is to be sent now.

@@ -1,5 +1,5 @@
 //! What a connection has to say to the guest.
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
 use super::{
     segment::{LONGEST, Outgoing},
@@ -14,7 +14,7 @@ use crate::usernet::{
 };
 
 /// Bytes of one connection's that the guest gets before the next has its turn.
-const TURN: usize = 256 << 10;
+pub(in crate::usernet) const TURN: usize = 256 << 10;
 /// What IPv4 and TCP, or IPv6 and TCP, take of a packet.
 const HEADERS: (u16, u16) = (40, 60);
 /// Segments are not asked to be longer than this part of what there is room for: a few are to fit.
@@ -32,7 +32,7 @@ pub(in crate::usernet) struct Way<'a> {
     pub(in crate::usernet) now: Instant,
     pub(in crate::usernet) channel: &'a mut Channel,
     pub(in crate::usernet) counters: &'a Counters,
-    pub(in crate::usernet) payload: &'a mut [u8; WASTE],
+    pub(in crate::usernet) payload: &'a mut [u8; TURN],
     pub(in crate::usernet) waste: &'a mut [u8; WASTE],
 }
 
@@ -152,16 +152,15 @@ impl Connection {
     /// Whether there is room left in the channel.
     fn send_data(&mut self, way: &mut Way<'_>) -> bool {
         let mut turn = TURN;
-        let longest = self.longest(way);
         while turn > 0 && self.can_send() {
             let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
-            let limit = longest.min(room).min(turn).min(WASTE);
+            let limit = room.min(turn);
             let seen =
                 self.stream
                     .peek(self.data_in_flight(), &mut way.payload[..limit], way.waste);
             match seen {
                 Peeked::Bytes(bytes) => {
-                    if !self.send_piece(bytes, way) {
+                    if !self.send_pieces(bytes, way) {
                         self.stream.look_from(self.data_in_flight());
                         return false;
                     }
@@ -177,9 +176,24 @@ impl Connection {
         true
     }
 
-    fn send_piece(&mut self, bytes: usize, way: &mut Way<'_>) -> bool {
+    /// Sends what was looked at, cut as the guest takes it; whether all of it.
+    fn send_pieces(&mut self, bytes: usize, way: &mut Way<'_>) -> bool {
+        let longest = self.longest(way);
+        let mut from = 0;
+        while from < bytes {
+            let to = bytes.min(from + longest);
+            if !self.send_piece(from..to, way) {
+                return false;
+            }
+            from = to;
+        }
+        true
+    }
+
+    fn send_piece(&mut self, range: Range<usize>, way: &mut Way<'_>) -> bool {
+        let bytes = range.len();
         let piece = Outgoing {
-            payload: &way.payload[..bytes],
+            payload: &way.payload[range],
             cut: self.mss,
             ..self.blank()
         };
