@@ -20,6 +20,7 @@ mod launch;
 pub mod linux;
 pub mod network;
 mod program;
+pub mod shell;
 mod terminal;
 pub mod trace;
 mod transcript;

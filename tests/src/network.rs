@@ -1,5 +1,5 @@
 //! Networks of a test's own, between this side of a TAP and the guest on the other.
-use std::process::Command;
+use std::{env, path::PathBuf, process::Command};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -43,4 +43,16 @@ pub fn succeed(command: &mut Command) -> String {
     let output = command.output().expect("it runs");
     assert!(output.status.success(), "{command:?}: {output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A program of Debian's, as the guests have it.
+///
+/// # Panics
+/// Where nobody says where these are.
+pub fn program(name: &str) -> Command {
+    let tree = PathBuf::from(env::var_os("AMPOULE_TEST_NET").expect("AMPOULE_TEST_NET is set"));
+    let mut command = Command::new(tree.join("lib64/ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(tree.join("lib"));
+    command.arg(tree.join("bin").join(name));
+    command
 }

@@ -5,6 +5,7 @@ use ampoule_tests::{
     Guest,
     api::Socket,
     linux::{Image, linux},
+    shell::power_off,
     wait_until,
 };
 
@@ -50,12 +51,6 @@ fn inflate(socket: &Socket, mib: u64) {
     wait_until("the balloon has its size", || {
         socket.number("/balloon/statistics", "actual_mib") == Some(mib)
     });
-}
-
-fn power_off(mut guest: Guest) {
-    guest.type_line("poweroff -f");
-    let finished = guest.finish();
-    assert_eq!(finished.code, 0, "{}", finished.stderr);
 }
 
 #[test]

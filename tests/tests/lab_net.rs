@@ -1,7 +1,6 @@
 //! Network cards: what a guest sends is what this side of its TAP receives, and the other way round.
 use std::{
     env, fs,
-    path::PathBuf,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -9,7 +8,8 @@ use ampoule_tests::{
     Guest, Launch,
     api::Socket,
     linux::{Image, Linux, linux},
-    network::{GUEST, HOST, ip, namespace, succeed, tap},
+    network::{GUEST, HOST, ip, namespace, program, succeed, tap},
+    shell::{power_off, run},
     trace, wait_until,
 };
 
@@ -48,27 +48,6 @@ fn brought_up(mut guest: Guest) -> Guest {
     guest.wait_for("# ");
     run(&mut guest, UP);
     guest
-}
-
-/// Has the guest run a command to its end.
-fn run(guest: &mut Guest, command: &str) {
-    guest.type_line(&format!("{command}; echo en''ded=$?"));
-    guest.wait_for("ended=0");
-}
-
-fn power_off(mut guest: Guest) {
-    guest.type_line("poweroff -f");
-    let finished = guest.finish();
-    assert_eq!(finished.code, 0, "{}", finished.stderr);
-}
-
-/// A program of Debian's, as the guests have it.
-fn program(name: &str) -> Command {
-    let tree = PathBuf::from(env::var_os("AMPOULE_TEST_NET").expect("AMPOULE_TEST_NET is set"));
-    let mut command = Command::new(tree.join("lib64/ld-linux-x86-64.so.2"));
-    command.arg("--library-path").arg(tree.join("lib"));
-    command.arg(tree.join("bin").join(name));
-    command
 }
 
 /// Whether the guest answers.

@@ -1,9 +1,9 @@
 //! A network card without a TAP: an ordinary user's guest reaches out and is reached.
 use std::{
-    env, fs,
+    fs,
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::{PermissionsExt, chown},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     thread,
 };
@@ -11,7 +11,8 @@ use std::{
 use ampoule_tests::{
     Guest, Launch,
     linux::{Image, Linux, linux},
-    network::{ip, namespace, succeed},
+    network::{ip, namespace, program, succeed},
+    shell::{power_off, run},
     trace,
 };
 
@@ -42,18 +43,6 @@ fn configured(mut guest: Guest) -> Guest {
     guest
 }
 
-/// Has the guest run a command to its end.
-fn run(guest: &mut Guest, command: &str) {
-    guest.type_line(&format!("{command}; echo en''ded=$?"));
-    guest.wait_for("ended=0");
-}
-
-fn power_off(mut guest: Guest) {
-    guest.type_line("poweroff -f");
-    let finished = guest.finish();
-    assert_eq!(finished.code, 0, "{}", finished.stderr);
-}
-
 /// A server on this host that sends back what it gets, until that ends; its port.
 fn echo() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback is up");
@@ -74,15 +63,6 @@ fn serve(listener: TcpListener) {
             });
         }
     });
-}
-
-/// A program of Debian's, as the guests have it.
-fn program(name: &str) -> Command {
-    let tree = PathBuf::from(env::var_os("AMPOULE_TEST_NET").expect("AMPOULE_TEST_NET is set"));
-    let mut command = Command::new(tree.join("lib64/ld-linux-x86-64.so.2"));
-    command.arg("--library-path").arg(tree.join("lib"));
-    command.arg(tree.join("bin").join(name));
-    command
 }
 
 #[test]

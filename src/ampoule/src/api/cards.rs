@@ -32,6 +32,11 @@ pub(super) fn add(
     if interface.queues.is_some_and(|queues| queues > 1) {
         return Response::fault("a card that comes to a running guest has one pair of queues");
     }
+    if interface.user.is_some() {
+        return Response::fault(
+            "a card that comes to a running guest is on a TAP: its own network cannot be made any more",
+        );
+    }
     let mut definition = about.definition.clone();
     definition.network_interfaces.push(interface.clone());
     if let Err(errors) = definition.validate() {

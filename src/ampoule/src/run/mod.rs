@@ -2,6 +2,7 @@
 mod args;
 mod balloon;
 pub(crate) mod claim;
+mod descriptors;
 pub(crate) mod disk;
 mod ends;
 mod initrd;

@@ -12,6 +12,7 @@ use vmm::{
         RateLimiter, UserNetwork,
     },
     machine::Outpost,
+    usernet::plan,
     virtio::{
         net::{Change, Handle, Identity, Net, Options, Tap, address_seed},
         transport::SharedDevice,
@@ -171,7 +172,7 @@ fn open_user(
     index: u32,
 ) -> Result<(Net, Outpost), Failure> {
     let mac = address_of(interface, &host_identity()).bytes();
-    let mtu = interface.mtu.unwrap_or(user_network::MTU);
+    let mtu = interface.mtu.unwrap_or(plan::MTU);
     let (tap, outpost) = user_network::open(user, mac, mtu, &format!("usernet{index}"))?;
     let options = Options {
         taps: vec![tap],

@@ -78,13 +78,15 @@ pub(crate) fn join(
     name: &str,
 ) -> Result<(u16, bool), NoTap> {
     let there = look(socket, name)?;
+    // Before it is joined: who has joined one cannot join another.
+    let known = there.then(|| nature(socket, name)).transpose()?;
     // It could not be made: this process has no privilege any more.
     let mut outcome = attach(spare, name, 0);
     if outcome.as_ref().is_err_and(is_wrong_kind) {
         outcome = attach(spare, name, IFF_MULTI_QUEUE);
     }
     outcome.map_err(|error| explain(&error, name, 1, there))?;
-    nature(socket, name)
+    known.map_or_else(|| nature(socket, name), Ok)
 }
 
 /// Why there is no TAP, and what to do about it.

@@ -6,10 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use rustix::{
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{Resource, getrlimit, setrlimit},
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vmm::{
     config::{PortProtocol, Publish, UserNetwork},
     machine::Outpost,
@@ -17,12 +14,11 @@ use vmm::{
     virtio::net::Tap,
 };
 
+use super::descriptors;
 use crate::failure::Failure;
 
-/// The longest packet: the largest that an IP packet can be, less what makes it even for whoever cuts it.
-pub(super) const MTU: u16 = 65520;
-/// Descriptors of all else that a guest's process has.
-const RESERVE: usize = 256;
+/// Descriptors of all else that a guest's process has, questions for names among them.
+const OTHER_DESCRIPTORS: usize = 512;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
 
@@ -37,6 +33,8 @@ pub(super) fn open(
     name: &str,
 ) -> Result<(Tap, Outpost), Failure> {
     let failed = |error: io::Error| Failure::new("--net user", error);
+    // First: what is published takes some of them.
+    let flows = flows(user);
     let published = user.publish.iter().map(publish);
     let published = published.collect::<Result<Vec<_>, _>>()?;
     let own = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
@@ -59,7 +57,7 @@ pub(super) fn open(
         hostname: None,
         search: own.search,
         policy: Policy::new(&user.egress),
-        flows: flows(user),
+        flows,
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (card, frames) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
@@ -72,18 +70,16 @@ pub(super) fn open(
     Ok((Tap::stand_in(card, features), outpost))
 }
 
-/// As many flows as were asked for, as far as this process may have descriptors: it takes all that it may.
+/// As many flows as were asked for, as far as this process may have descriptors for them beside those of what is published.
 fn flows(user: &UserNetwork) -> usize {
     let wanted = user.flows.map_or(FLOWS, |flows| {
         usize::try_from(flows).expect("at most 65536")
     });
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where that is refused there are as many as there were.
-    let _ = setrlimit(Resource::Nofile, limit);
-    let may = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let ports = user.publish.iter().map(|publish| publish.ports().count());
+    let others = OTHER_DESCRIPTORS + ports.sum::<usize>();
+    let may = descriptors::raise(u64::try_from(wanted + others).unwrap_or(u64::MAX));
     let may = usize::try_from(may).unwrap_or(usize::MAX);
-    wanted.min(may.saturating_sub(RESERVE)).max(1)
+    wanted.min(may.saturating_sub(others)).max(1)
 }
 
 /// Listens where `publish` says.

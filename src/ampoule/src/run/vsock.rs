@@ -6,10 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use rustix::{
-    fs::{CWD, Mode, OFlags},
-    process::{Resource, Rlimit, getrlimit, setrlimit},
-};
+use rustix::fs::{CWD, Mode, OFlags};
 use vmm::{
     config::{Definition, MAX_CID, MIN_CID, Vsock},
     virtio::{
@@ -18,6 +15,7 @@ use vmm::{
     },
 };
 
+use super::descriptors;
 use crate::{api, failure::Failure, paths::Paths};
 
 /// Most connections at a time.
@@ -109,21 +107,7 @@ fn place(path: &Path) -> io::Result<(std::os::fd::OwnedFd, String)> {
 
 /// How many connections there can be at a time. Each has a descriptor: as many as this user may have are asked for.
 fn connections() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = MOST_CONNECTIONS + OTHER_DESCRIPTORS;
-    // None is without end.
-    let most = limit.maximum.unwrap_or(u64::MAX).min(wanted);
-    let mut now = limit.current.unwrap_or(u64::MAX);
-    if now < most {
-        let raised = Rlimit {
-            current: Some(most),
-            maximum: limit.maximum,
-        };
-        if setrlimit(Resource::Nofile, raised).is_ok() {
-            now = most;
-        }
-    }
-    let left = now
+    let left = descriptors::raise(MOST_CONNECTIONS + OTHER_DESCRIPTORS)
         .saturating_sub(OTHER_DESCRIPTORS)
         .clamp(16, MOST_CONNECTIONS);
     usize::try_from(left).unwrap_or(16)

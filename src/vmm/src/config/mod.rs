@@ -46,7 +46,7 @@ pub use updates::{
     Action, ActionType, BalloonUpdate, DriveUpdate, HintingStart, StatisticsUpdate, VmState,
     VmUpdate,
 };
-pub use user_network::{MAX_FLOWS, MIN_FLOWS, UserNetwork};
+pub use user_network::{MAX_FLOWS, MIN_FLOWS, MIN_USER_MTU, UserNetwork};
 pub use validate::{KeyPath, Reason, ValueError, in_words};
 pub use vsock::{MAX_CID, MAX_SOCKET_PATH, MIN_CID, Vsock};
 

@@ -8,7 +8,7 @@ use super::{egress::EgressRule, fields::whole_or_null, publish::Publish};
 /// Fewest connections and exchanges at once that a guest's network can be given.
 pub const MIN_FLOWS: u64 = 16;
 /// The shortest longest packet of such a network: what IPv6 wants of a link (RFC 8200 §5).
-pub(super) const LEAST_USER_MTU: u16 = 1280;
+pub const MIN_USER_MTU: u16 = 1280;
 /// Most of them: each has a descriptor.
 pub const MAX_FLOWS: u64 = 65536;
 

@@ -1,11 +1,10 @@
 //! What must hold of a definition beyond its types.
 use super::fields::whole_from;
-use super::user_network::LEAST_USER_MTU;
 use super::{
     Balloon, BootSource, Definition, Drive, HugePages, MAX_CID, MAX_DEVICE_NAME, MAX_DRIVES,
     MAX_MEM_SIZE_MIB, MAX_MTU, MAX_NETWORK_INTERFACES, MAX_QUEUE_PAIRS, MAX_QUEUES, MAX_SERIAL,
     MAX_SOCKET_PATH, MAX_STATS_INTERVAL, MAX_VCPUS, MIN_CID, MIN_MEM_SIZE_MIB, MIN_MTU,
-    MachineConfig, NetworkInterface, Vsock, boot_args,
+    MIN_USER_MTU, MachineConfig, NetworkInterface, Vsock, boot_args,
 };
 use std::{borrow::Cow, fmt, path::Path};
 
@@ -340,9 +339,9 @@ fn check_user_network(
         let expected = "1, with `user`".into();
         errors.push(unfit(at("queues"), queues.to_string(), expected));
     }
-    if interface.mtu.is_some_and(|mtu| mtu < LEAST_USER_MTU) {
+    if interface.mtu.is_some_and(|mtu| mtu < MIN_USER_MTU) {
         let mtu = interface.mtu.unwrap_or_default().to_string();
-        let expected = format!("{LEAST_USER_MTU} or more, with `user` (IPv6 needs that)");
+        let expected = format!("{MIN_USER_MTU} or more, with `user` (IPv6 needs that)");
         errors.push(unfit(at("mtu"), mtu, expected));
     }
     if before.iter().any(|other| other.user.is_some()) {

@@ -85,6 +85,11 @@ const STDERR: u64 = 2;
 const EVENTFD_BYTES: u64 = 8;
 /// `SOCK_CLOEXEC | SOCK_NONBLOCK`.
 const SOCK_PRIVATE: u64 = 0x8_0800;
+const AF_UNIX: u64 = 1;
+/// `SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK`.
+const PRIVATE_STREAM: u64 = 0x8_0801;
+const MSG_PEEK: u64 = 2;
+const SHUT_WR: u64 = 1;
 const IORING_REGISTER_FILES_UPDATE: u64 = 6;
 
 /// The real-time signal that calls a vCPU out of the guest: the first that the C library leaves to programs.

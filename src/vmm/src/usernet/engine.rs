@@ -69,6 +69,12 @@ pub(super) struct Engine {
     told: Vec<(u64, epoll::EventFlags)>,
 }
 
+/// Room that is not touched before it is used, as it is of no stack first.
+fn zeroes<const N: usize>() -> Box<[u8; N]> {
+    let zeroes = vec![0; N].into_boxed_slice();
+    zeroes.try_into().expect("as many as were asked for")
+}
+
 /// Watches a socket from now on: each change is told once.
 pub(super) fn watch(poll: &OwnedFd, socket: impl AsFd, about: u64) -> rustix::io::Result<()> {
     epoll::add(poll, socket, epoll::EventData::new_u64(about), changes())
@@ -111,8 +117,8 @@ impl Engine {
             policy: options.policy,
             relay: Relay::new(options.resolvers),
             published,
-            payload: Box::new([0; TURN]),
-            waste: Box::new([0; WASTE]),
+            payload: zeroes(),
+            waste: zeroes(),
             datagram: udp::room(),
             now: Instant::now(),
             remembers_peeks: host::remembers_peeks(),
@@ -122,7 +128,7 @@ impl Engine {
 
     /// Goes round until the device is gone.
     pub(super) fn work(&mut self) {
-        let mut message = Box::new([0; MOST]);
+        let mut message = zeroes();
         while self.turn(&mut message) {}
     }
 

@@ -33,12 +33,10 @@ use std::{
 
 use self::{engine::Engine, policy::Policy};
 pub use self::{frame::feature, publish::Published};
-use crate::metrics::Counter;
+use crate::{config::MIN_USER_MTU, metrics::Counter};
 
 /// Flows that there may be at once, unless another number is asked for.
 pub const FLOWS: usize = 4096;
-/// The shortest packets that every host takes (RFC 8200 §5), so that the MTU is no shorter.
-pub const LEAST_MTU: u16 = 1280;
 
 /// What a network did, since it exists.
 #[derive(Debug, Default, serde::Serialize)]
@@ -92,7 +90,7 @@ pub struct Counters {
 pub struct Options {
     /// The guest's hardware address: frames from others are dropped.
     pub mac: [u8; 6],
-    /// The longest packet on the link, from [`LEAST_MTU`] on: what the device says too.
+    /// The longest packet on the link, from [`MIN_USER_MTU`] on: what the device says too.
     pub mtu: u16,
     /// The features of virtio-net that the guest's driver agreed to. Those of [`feature`] are looked at, whenever a frame is made: 0 while
     /// there is no driver.
@@ -126,7 +124,7 @@ impl Network {
     /// # Errors
     /// When the host has no room for another descriptor, or what is published cannot be watched.
     pub fn new(mut options: Options, frames: OwnedFd) -> io::Result<Self> {
-        options.mtu = options.mtu.max(LEAST_MTU);
+        options.mtu = options.mtu.max(MIN_USER_MTU);
         let counters = Arc::<Counters>::default();
         Ok(Self {
             engine: Engine::new(options, frames, counters.clone())?,

@@ -137,26 +137,39 @@ fn cases<'a>(plan: &Plan, programs: &'a [Program]) -> Vec<Case<'a>> {
 
 /// One guest: its streams, its datagrams, and what they take.
 fn traffic(case: &Case<'_>, stamp: &Stamp, work: &Path) -> io::Result<Findings> {
-    let listener = TcpListener::bind(HERE)?;
+    with_peer(case, stamp, work, HERE, |session, peer, findings| {
+        streams(session, peer, findings)?;
+        datagrams(session, peer, findings)
+    })
+}
+
+/// Starts a guest, which connects to `here`, and has `ask` find out what there is to find out with it.
+pub(crate) fn with_peer(
+    case: &Case<'_>,
+    stamp: &Stamp,
+    work: &Path,
+    here: &str,
+    ask: impl FnOnce(&Session, &mut Peer, &mut Findings) -> io::Result<()>,
+) -> io::Result<Findings> {
+    let listener = TcpListener::bind(here)?;
     let mut session = Session::start(case, stamp, work)?;
-    let findings = ask(&session, &listener);
-    let findings = findings.map_err(|error| session.explain(&error))?;
+    let mut findings = Findings::default();
+    let asked = greet(&listener).and_then(|mut peer| {
+        ask(&session, &mut peer, &mut findings)?;
+        peer.end()
+    });
+    asked.map_err(|error| session.explain(&error))?;
     session.end()?;
     Ok(findings)
 }
 
-fn ask(session: &Session, listener: &TcpListener) -> io::Result<Findings> {
+fn greet(listener: &TcpListener) -> io::Result<Peer> {
     if !traffic::knocks(listener, TIMEOUT)? {
         return Err(io::Error::other("the guest does not connect"));
     }
     let (stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
-    let mut peer = Peer::new(stream)?;
-    let mut findings = Findings::default();
-    streams(session, &mut peer, &mut findings)?;
-    datagrams(session, &mut peer, &mut findings)?;
-    peer.end()?;
-    Ok(findings)
+    Peer::new(stream)
 }
 
 fn streams(session: &Session, peer: &mut Peer, findings: &mut Findings) -> io::Result<()> {

@@ -2,7 +2,6 @@
 //! and by those that QEMU has.
 use std::{
     io,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -10,11 +9,11 @@ use std::{
 
 use crate::{
     launch::Stamp,
-    net_lab::ip,
+    net_lab::{ip, with_peer},
     programs::{Guest, Kind, Net, Program, on_path},
     results::Results,
-    sessions::{self, Case, FRAME, Findings, Plan, READY, Session, TIMEOUT},
-    traffic::{self, Peer},
+    sessions::{self, Case, FRAME, Findings, Plan, READY, Session},
+    traffic::Peer,
 };
 
 /// Where the bench listens, and what the guest takes for that: its gateway.
@@ -52,7 +51,7 @@ pub fn measure(
             (Some(Net::Passt(socket)), Some(passt)) => Some(Passt::start(passt, socket)?),
             _ => None,
         };
-        let found = traffic(case, stamp, work);
+        let found = with_peer(case, stamp, work, HERE, ask);
         drop(helper);
         found
     });
@@ -125,23 +124,7 @@ impl Drop for Passt {
     }
 }
 
-fn traffic(case: &Case<'_>, stamp: &Stamp, work: &Path) -> io::Result<Findings> {
-    let listener = TcpListener::bind(HERE)?;
-    let mut session = Session::start(case, stamp, work)?;
-    let findings = ask(&session, &listener);
-    let findings = findings.map_err(|error| session.explain(&error))?;
-    session.end()?;
-    Ok(findings)
-}
-
-fn ask(session: &Session, listener: &TcpListener) -> io::Result<Findings> {
-    if !traffic::knocks(listener, TIMEOUT)? {
-        return Err(io::Error::other("the guest does not connect"));
-    }
-    let (stream, _) = listener.accept()?;
-    stream.set_nodelay(true)?;
-    let mut peer = Peer::new(stream)?;
-    let mut findings = Findings::default();
+fn ask(session: &Session, peer: &mut Peer, findings: &mut Findings) -> io::Result<()> {
     let frames = STREAM / FRAME;
     peer.take(BEFORE)?;
     findings.add_elapsed(2, "user_tx", &session.time(|| peer.take(STREAM))?, frames);
@@ -149,6 +132,5 @@ fn ask(session: &Session, listener: &TcpListener) -> io::Result<Findings> {
     findings.add_elapsed(2, "user_rx", &session.time(|| peer.give(STREAM))?, frames);
     peer.echo(ECHOES / 4)?;
     findings.add_elapsed(2, "user_rtt", &session.time(|| peer.echo(ECHOES))?, ECHOES);
-    peer.end()?;
-    Ok(findings)
+    Ok(())
 }

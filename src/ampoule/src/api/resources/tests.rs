@@ -445,6 +445,11 @@ fn a_card_that_cannot_come_is_refused_and_nothing_changes() {
         ("PUT /network-interfaces/m", tap(""), "the body says"),
         (path, tap(r#", "queues": 2"#), "one pair of queues"),
         (path, tap(r#", "mtu": 1"#), "from 68 to 65535"),
+        (
+            path,
+            r#"{"iface_id": "n", "user": {}}"#.into(),
+            "is on a TAP",
+        ),
         (path, tap(r#", "speed": 1"#), "unknown field"),
         (
             path,

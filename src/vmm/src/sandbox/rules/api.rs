@@ -1,10 +1,9 @@
 use super::{
     Argument::{Is, Masked},
-    EVENTFD_BYTES, Rule, SOCK_PRIVATE, STDERR, request, rule,
+    EVENTFD_BYTES, Rule, SHUT_WR, SOCK_PRIVATE, STDERR, request, rule,
 };
 
 const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
-const SHUT_WR: u64 = 1;
 const F_GETFL: u64 = 3;
 const F_OFD_SETLK: u64 = 37;
 

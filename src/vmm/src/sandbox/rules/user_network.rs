@@ -1,13 +1,12 @@
 use super::{
+    AF_UNIX,
     Argument::{Is, Masked},
-    Rule, SOCK_PRIVATE, STDERR, rule,
+    MSG_PEEK, PRIVATE_STREAM, Rule, SHUT_WR, SOCK_PRIVATE, STDERR, rule,
 };
 
-const AF_UNIX: u64 = 1;
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
-/// `SOCK_STREAM` and `SOCK_DGRAM`, each with `SOCK_CLOEXEC | SOCK_NONBLOCK`.
-const PRIVATE_STREAM: u64 = 0x8_0801;
+/// `SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK`.
 const PRIVATE_DATAGRAMS: u64 = 0x8_0802;
 const SOL_SOCKET: u64 = 1;
 const SOL_TCP: u64 = 6;
@@ -18,8 +17,6 @@ const SO_LINGER: u64 = 13;
 const SO_PEEK_OFF: u64 = 42;
 const SO_MEMINFO: u64 = 55;
 const TIOCOUTQ: u64 = 0x5411;
-const MSG_PEEK: u64 = 2;
-const SHUT_WR: u64 = 1;
 
 /// A network without a TAP. Where it connects to is behind a pointer, which no filter sees: that is for the network's own policy.
 pub(super) const RULES: &[Rule] = &[

@@ -1,14 +1,11 @@
 use super::{
+    AF_UNIX,
     Argument::{Is, Masked},
-    Rule, SOCK_PRIVATE, rule,
+    MSG_PEEK, PRIVATE_STREAM, Rule, SOCK_PRIVATE, rule,
 };
 
-const AF_UNIX: u64 = 1;
-/// `SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK`.
-const PRIVATE_STREAM: u64 = 0x8_0801;
 /// `O_PATH | O_CLOEXEC | O_NOFOLLOW | O_LARGEFILE`: nothing can be read or written by such a descriptor.
 const PLACE_ONLY: u64 = 0x2a_8000;
-const MSG_PEEK: u64 = 2;
 const MSG_NOSIGNAL: u64 = 0x4000;
 
 /// A socket device. To connect is to give a path, which no filter sees: of all paths, it opens none but to look where it leads.
