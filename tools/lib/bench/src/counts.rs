@@ -59,7 +59,11 @@ fn threads(pid: u32) -> io::Result<Vec<Thread>> {
 pub fn times(pid: u32) -> io::Result<Times> {
     let mut times = Times::default();
     for thread in threads(pid)? {
-        let text = fs::read_to_string(thread.directory.join("schedstat"))?;
+        let text = match fs::read_to_string(thread.directory.join("schedstat")) {
+            // It has ended since it was listed; those that ended before are not counted either.
+            Err(_) if !thread.directory.exists() => continue,
+            text => text?,
+        };
         let ran = text
             .split_whitespace()
             .next()
